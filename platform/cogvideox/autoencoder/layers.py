@@ -1,0 +1,134 @@
+"""Layers of the 3D causal VAE: causal convolution, norms, residual block, resampling; all on ``b c t h w``.
+
+Activations travel in ``channels_last_3d`` memory, where frames are contiguous: prepending cached frames is a plain
+copy, and the per-frame convolutions see ``(b t) c h w`` without one.
+"""
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange, repeat
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from cogvideox.autoencoder.stream import Stream
+
+Video = Float[Tensor, "b c t h w"]
+
+
+class CausalConv3d(nn.Conv3d):
+    """A convolution whose output at frame t sees input frames t - 2 .. t only (paper section 2.1, figure 3a).
+
+    Time is padded at the front only, by the frames the stream kept or by the chunk's first frame repeated; space is
+    padded with zeros.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, *, kernel_size: int = 3) -> None:
+        pad = kernel_size // 2
+        super().__init__(in_channels, out_channels, kernel_size, padding=(0, pad, pad))
+        self.lead_frames = kernel_size - 1
+
+    def forward(self, inputs: Video, stream: Stream) -> Video:  # type: ignore[override]  # the stream is the point
+        if self.lead_frames:
+            lead = stream.lead(self, inputs, num_frames=self.lead_frames)
+            inputs = torch.cat([lead, inputs], dim=2)
+            stream.keep(self, inputs, num_frames=self.lead_frames)
+        return super().forward(inputs)
+
+
+class PlainNorm(nn.GroupNorm):
+    """The encoder's norm: group norm over channels, frames of the chunk, rows and columns."""
+
+    def forward(self, inputs: Video, condition: Video | None, stream: Stream) -> Video:  # type: ignore[override]  # noqa: ARG002
+        return super().forward(inputs)
+
+
+class ConditionedNorm(nn.Module):
+    """The decoder's norm: group norm, then a scale and a shift that depend on the latent at that place.
+
+    GN(f) * Y(z) + B(z), MoVQ (arXiv 2209.09002), with 1x1x1 convolutions Y, B. Those commute with the nearest
+    enlargement of z to the size of f, so they run on the small latent and only their results are enlarged.
+    """
+
+    def __init__(self, channels: int, *, condition_channels: int, groups: int, eps: float) -> None:
+        super().__init__()
+        self.norm = nn.GroupNorm(groups, channels, eps=eps)
+        self.scale = nn.Conv3d(condition_channels, channels, 1)
+        self.shift = nn.Conv3d(condition_channels, channels, 1)
+
+    def forward(self, inputs: Video, condition: Video | None, stream: Stream) -> Video:
+        assert condition is not None, "the conditioned norm needs the latent"
+        normed = self.norm(inputs)
+        scale = enlarge(self.scale(condition), like=inputs, first=stream.first)
+        shift = enlarge(self.shift(condition), like=inputs, first=stream.first)
+        return torch.addcmul(shift, normed, scale)
+
+
+def enlarge(small: Video, *, like: Video, first: bool) -> Video:
+    """Nearest enlargement to the size of ``like``; of a clip's opening, the first frame stays one frame."""
+    size = like.shape[2:]
+    if not first or size[0] == 1 or small.shape[2] == size[0]:
+        return F.interpolate(small, size=size)
+    opening = F.interpolate(small[:, :, :1], size=(1, *size[1:]))
+    rest = F.interpolate(small[:, :, 1:], size=(size[0] - 1, *size[1:]))
+    return torch.cat([opening, rest], dim=2)
+
+
+class ResidualBlock(nn.Module):
+    """norm, SiLU, causal conv, twice, added to the input (through a 1x1x1 convolution where the width changes)."""
+
+    def __init__(self, in_channels: int, out_channels: int, *, groups: int, eps: float, condition_channels: int = 0) -> None:
+        super().__init__()
+        self.norm1 = make_norm(in_channels, groups=groups, eps=eps, condition_channels=condition_channels)
+        self.conv1 = CausalConv3d(in_channels, out_channels)
+        self.norm2 = make_norm(out_channels, groups=groups, eps=eps, condition_channels=condition_channels)
+        self.conv2 = CausalConv3d(out_channels, out_channels)
+        self.shortcut = nn.Identity() if in_channels == out_channels else nn.Conv3d(in_channels, out_channels, 1)
+
+    def forward(self, inputs: Video, condition: Video | None, stream: Stream) -> Video:
+        hidden = self.conv1(F.silu(self.norm1(inputs, condition, stream)), stream)
+        hidden = self.conv2(F.silu(self.norm2(hidden, condition, stream)), stream)
+        return hidden + self.shortcut(inputs)  # type: ignore[no-any-return]
+
+
+def make_norm(channels: int, *, groups: int, eps: float, condition_channels: int = 0) -> nn.Module:
+    """The norm of the encoder, or of the decoder when there are latent channels to condition on."""
+    if condition_channels:
+        return ConditionedNorm(channels, condition_channels=condition_channels, groups=groups, eps=eps)
+    return PlainNorm(groups, channels, eps=eps)
+
+
+class Downsample(nn.Conv2d):
+    """Halves rows and columns by a stride-2 convolution per frame, after (optionally) averaging pairs of frames."""
+
+    def __init__(self, channels: int, *, compress_time: bool) -> None:
+        super().__init__(channels, channels, 3, stride=2)
+        self.compress_time = compress_time
+
+    def forward(self, inputs: Video, stream: Stream) -> Video:  # type: ignore[override]
+        if self.compress_time:
+            opening = inputs[:, :, : int(stream.first)]
+            pairs = rearrange(inputs[:, :, int(stream.first) :], "b c (t pair) h w -> b c t pair h w", pair=2)
+            inputs = torch.cat([opening, pairs.mean(dim=3)], dim=2)
+        batch = inputs.shape[0]
+        frames = F.pad(rearrange(inputs, "b c t h w -> (b t) c h w"), (0, 1, 0, 1))
+        return rearrange(super().forward(frames), "(b t) c h w -> b c t h w", b=batch)
+
+
+class Upsample(nn.Conv2d):
+    """Doubles rows and columns (nearest, then a convolution per frame), and (optionally) the frames.
+
+    Frames are doubled after the convolution, which acts on each frame alone: the same values for half the work.
+    """
+
+    def __init__(self, channels: int, *, expand_time: bool) -> None:
+        super().__init__(channels, channels, 3, padding=1)
+        self.expand_time = expand_time
+
+    def forward(self, inputs: Video, stream: Stream) -> Video:  # type: ignore[override]
+        batch = inputs.shape[0]
+        frames = F.interpolate(rearrange(inputs, "b c t h w -> (b t) c h w"), scale_factor=2.0)
+        outputs = rearrange(super().forward(frames), "(b t) c h w -> b c t h w", b=batch)
+        if not self.expand_time:
+            return outputs
+        opening, rest = outputs[:, :, : int(stream.first)], outputs[:, :, int(stream.first) :]
+        return torch.cat([opening, repeat(rest, "b c t h w -> b c (t two) h w", two=2)], dim=2)
