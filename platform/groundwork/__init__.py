@@ -1,0 +1,1 @@
+"""What every stage stands on: records, storage, media, configuration, Ray session, telemetry, errors, command line."""

@@ -1,0 +1,166 @@
+"""A table of commands becomes a command line: help, typed options, recipe overrides, --json, exit codes."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import tyro
+from pydantic import BaseModel, ValidationError
+
+from groundwork.config import FrozenModel, describe_validation, load_recipe
+from groundwork.errors import NotBuiltError, PlatformError, UsageError
+from groundwork.telemetry import configure_logging
+
+Repeatable = Annotated[tuple[str, ...], tyro.conf.UseAppendAction]
+"""A flag that may be given several times: `--input A --input B`."""
+
+EXIT_FAILURE, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
+
+
+class Options(FrozenModel):
+    """Flags that every command takes."""
+
+    json_: Annotated[bool, tyro.conf.arg(name="json")] = False
+    """Print one JSON document on standard output and nothing else there."""
+    verbose: bool = False
+    """Log more."""
+
+
+class RayOptions(Options):
+    """Flags of commands that run on Ray."""
+
+    address: str | None = None
+    """Ray to join (host:port, ray://…, auto). Default: RAY_ADDRESS, else an embedded Ray for this command alone."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipes:
+    """The recipes of a command: the model that validates them and the folder of the shipped ones."""
+
+    model: type[BaseModel]
+    folder: Path
+
+
+@dataclasses.dataclass(frozen=True)
+class Command:
+    """One command: `run(options)` or `run(options, recipe)` returns what `--json` prints; `text` renders it."""
+
+    name: str
+    summary: str
+    options: type[Options]
+    run: Callable[..., Any]
+    recipes: Recipes | None = None
+    text: Callable[[Any], str] | None = None
+
+
+def not_built(name: str, summary: str) -> Command:
+    """A command of the contract whose room is not furnished yet: it says so and exits with 2."""
+
+    def refuse(*_: object) -> NoReturn:
+        raise NotBuiltError(f"'{name}' is not built yet.", "The README lists what works and what does not yet.")
+
+    return Command(name=name, summary=f"{summary} (not built yet)", options=Options, run=refuse)
+
+
+def run_command_line(program: str, commands: Sequence[Command], argv: Sequence[str]) -> int:
+    """Run the command that `argv` names and return its exit code: 0 done, 1 failed, 2 bad usage, 130 interrupted."""
+    configure_logging(verbose="--verbose" in argv)
+    if not argv or argv[0] in ("-h", "--help"):
+        print(_overview(program, commands))
+        return 0 if argv else EXIT_USAGE
+    chosen = next((command for command in commands if command.name == argv[0]), None)
+    if chosen is None:
+        known = ", ".join(command.name for command in commands)
+        return report_error(UsageError(f"{program} has no command {argv[0]!r}.", f"Commands: {known}."))
+    return guarded(lambda: _run(program, chosen, list(argv[1:])))
+
+
+def guarded(body: Callable[[], int]) -> int:
+    """Run `body` and turn what it raises into a message and an exit code. SIGTERM stops it like Ctrl-C."""
+    with _Terminable():
+        try:
+            return body()
+        except PlatformError as error:
+            return report_error(error)
+        except KeyboardInterrupt:
+            print("Stopped. Run the same command again to go on.", file=sys.stderr)
+            return EXIT_INTERRUPTED
+        except BrokenPipeError:
+            return EXIT_FAILURE
+
+
+def report_error(error: PlatformError) -> int:
+    """Print the error for people on standard error; return its exit code."""
+    print(f"error: {error}", file=sys.stderr)
+    return error.exit_code
+
+
+def _run(program: str, command: Command, argv: list[str]) -> int:
+    arguments = _parse(f"{program} {command.name}", command, argv)
+    result = command.run(*arguments)
+    if arguments[0].json_:
+        print(json.dumps(result, indent=2, default=str))
+    elif command.text is not None and result is not None:
+        print(command.text(result))
+    return 0
+
+
+def _parse(program: str, command: Command, argv: list[str]) -> tuple[Any, ...]:
+    if command.recipes is None:
+        return (tyro.cli(command.options, args=argv, prog=program, description=command.summary),)
+    wants_help = any(word in ("-h", "--help") for word in argv)
+    named = bool(argv) and not argv[0].startswith("-")
+    if not named and not wants_help:
+        raise UsageError(f"{program} needs a RECIPE first: a path or the name of a shipped one.", f"Try: {program} toy")
+    name, rest = (argv[0], argv[1:]) if named else ("toy", argv)
+    recipe = load_recipe(command.recipes.model, name, folder=command.recipes.folder)
+    flat = tyro.conf.arg(name="")
+    line: Any = dataclasses.make_dataclass(
+        "line",
+        [("options", Annotated[command.options, flat]), ("recipe", Annotated[command.recipes.model, flat])],
+    )
+    try:
+        parsed = tyro.cli(
+            line,
+            args=rest,
+            prog=f"{program} {name if named else 'RECIPE'}",
+            description=f"{command.summary}\n\nDefaults shown are those of the recipe {name!r}.",
+            default=line(tyro.MISSING if _has_required(command.options) else command.options(), recipe),
+        )
+    except ValidationError as error:
+        raise UsageError(describe_validation(error, model=command.recipes.model, source="command line")) from error
+    return parsed.options, parsed.recipe
+
+
+def _has_required(options: type[Options]) -> bool:
+    return any(field.is_required() for field in options.model_fields.values())
+
+
+def _overview(program: str, commands: Sequence[Command]) -> str:
+    width = max(len(command.name) for command in commands)
+    rows = [f"  {command.name:<{width}}  {command.summary}" for command in commands]
+    return "\n".join([f"usage: {program} COMMAND …", "", *rows, "", f"'{program} COMMAND --help' explains each."])
+
+
+class _Terminable:
+    """SIGTERM raises KeyboardInterrupt inside the block, in the main thread only; the old handler comes back after."""
+
+    def __enter__(self) -> None:
+        try:
+            self._before: Any = signal.signal(signal.SIGTERM, _interrupt)
+        except ValueError:  # not the main thread
+            self._before = None
+
+    def __exit__(self, *_: object) -> None:
+        if self._before is not None:
+            signal.signal(signal.SIGTERM, self._before)
+
+
+def _interrupt(*_: object) -> NoReturn:
+    raise KeyboardInterrupt

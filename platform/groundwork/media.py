@@ -1,0 +1,214 @@
+"""The one door to video: a file becomes a header or RGB frames, frames become an mp4."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import cv2
+import numpy as np
+from jaxtyping import UInt8
+
+from groundwork.errors import MediaError
+
+Frames = UInt8[np.ndarray, "t h w c"]
+
+
+@dataclass(frozen=True)
+class VideoHeader:
+    """What the container says of its first video stream, without decoding; size is as displayed (rotation applied)."""
+
+    container: str
+    codec: str
+    pixel_format: str
+    width: int
+    height: int
+    rotation_degrees: int
+    fps: float
+    duration_seconds: float
+    num_frames_from_header: int
+    time_base: Fraction
+    has_audio: bool
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One decoded picture: `pts` counts `time_base` units of the stream, `image` is RGB `[h, w, 3]` uint8."""
+
+    pts: int
+    seconds: float
+    image: UInt8[np.ndarray, "h w c"]
+
+
+def probe(path: str | Path) -> VideoHeader:
+    """Read the header. One frame is decoded where rotation asks for it.
+
+    Raises MediaError when the file is missing, empty, unreadable, or holds no video stream.
+    """
+    with _opened(path) as (container, stream):
+        rotation = _rotation(container, stream, path)
+        width, height = stream.codec_context.width, stream.codec_context.height
+        if not width or not height:
+            raise MediaError(f"{path}: the video stream has no picture size.", "Is the file damaged?")
+        turned = rotation % 180 == 90
+        duration = _duration_seconds(container, stream)
+        return VideoHeader(
+            container=container.format.name.split(",")[0],
+            codec=stream.codec_context.name,
+            pixel_format=stream.codec_context.pix_fmt or "unknown",
+            width=height if turned else width,
+            height=width if turned else height,
+            rotation_degrees=rotation,
+            fps=float(stream.average_rate or stream.guessed_rate or 0),
+            duration_seconds=duration,
+            num_frames_from_header=stream.frames,
+            time_base=Fraction(stream.time_base),
+            has_audio=bool(container.streams.audio),
+        )
+
+
+def read_frames(
+    path: str | Path, *, start_seconds: float = 0.0, stop_seconds: float | None = None, short_side: int | None = None
+) -> Iterator[Frame]:
+    """Decode frames in display order, one thread, from `start_seconds` (inclusive) to `stop_seconds` (exclusive).
+
+    Seconds count from the stream's first time stamp. With `short_side`, pictures are scaled so that their shorter side
+    has that many pixels. Raises MediaError at the first packet that cannot be decoded; frames before it were yielded.
+    """
+    with _opened(path) as (container, stream):
+        stream.codec_context.thread_count = 1
+        time_base, origin = Fraction(stream.time_base), stream.start_time or 0
+        if start_seconds > 0:
+            container.seek(origin + int(start_seconds / time_base), stream=stream, backward=True)
+        try:
+            for picture in container.decode(stream):
+                if picture.pts is None:
+                    continue
+                seconds = float((picture.pts - origin) * time_base)
+                if stop_seconds is not None and seconds >= stop_seconds:
+                    return
+                if seconds >= start_seconds - 1e-6:
+                    yield Frame(pts=picture.pts, seconds=seconds, image=_to_rgb(picture, short_side))
+        except av.error.FFmpegError as error:
+            raise MediaError(f"{path}: decoding failed: {error}", "The file is damaged from here on.") from error
+
+
+def sample_clip(
+    path: str | Path, *, start_seconds: float, num_frames: int, fps: float, height: int, width: int
+) -> Frames:
+    """`num_frames` pictures at exact instants `start + i/fps`, each the latest frame shown at that instant.
+
+    Returned as uint8 `[t, h, w, 3]`, scaled to cover `height` x `width` and cropped at the centre. Time stamps decide,
+    not frame counts, so the rate is right for every source rate. Raises MediaError when the source ends too early.
+    """
+    instants = [start_seconds + index / fps for index in range(num_frames)]
+    picked: list[UInt8[np.ndarray, "h w c"]] = []
+    last: Frame | None = None
+    # A keyframe seek lands before the start, so the frame that is on display at the first instant is seen too.
+    for frame in read_frames(path, start_seconds=max(0.0, start_seconds - 1.0), stop_seconds=None):
+        while last is not None and len(picked) < num_frames and frame.seconds > instants[len(picked)] + 1e-6:
+            picked.append(cover(last.image, height=height, width=width))
+        if len(picked) == num_frames:
+            break
+        last = frame
+    # The source's very last frame stays on display for one more frame time.
+    while last is not None and len(picked) < num_frames and instants[len(picked)] - last.seconds < 1.0 / fps:
+        picked.append(cover(last.image, height=height, width=width))
+    if len(picked) < num_frames:
+        wanted = f"{num_frames} frames at {fps:g} fps from {start_seconds:.3f} s"
+        raise MediaError(f"{path}: ends before {wanted} are read (found {len(picked)}).")
+    return np.stack(picked)
+
+
+def cover(image: UInt8[np.ndarray, "h w c"], *, height: int, width: int) -> UInt8[np.ndarray, "h2 w2 c"]:
+    """Scale so that the picture covers `height` x `width`, aspect ratio kept, then crop at the centre."""
+    rows, columns = image.shape[:2]
+    scale = max(height / rows, width / columns)
+    size = (max(width, round(columns * scale)), max(height, round(rows * scale)))
+    if size != (columns, rows):
+        image = cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
+    top, left = (size[1] - height) // 2, (size[0] - width) // 2
+    return image[top : top + height, left : left + width]
+
+
+def write_video(path: str | Path, frames: Iterable[Frames] | Frames, *, fps: float, crf: int = 18) -> None:
+    """Write an H.264 mp4 (yuv420p, index at the front) from one array or a stream of chunks, each uint8 `[t, h, w, 3]`.
+
+    One encoder thread, so equal frames give equal bytes. Raises ValueError for odd sizes or no frames.
+    """
+    chunks = iter([frames]) if isinstance(frames, np.ndarray) else iter(frames)
+    first = next(chunks, None)
+    if first is None or len(first) == 0:
+        raise ValueError("frames must hold at least one picture")
+    height, width = first.shape[1:3]
+    if height % 2 or width % 2:
+        raise ValueError(f"height and width must be even for yuv420p, got {height}x{width}")
+    try:
+        with av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"}) as container:
+            stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001))
+            stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+            stream.codec_context.thread_count = 1
+            stream.options = {"crf": str(crf), "preset": "veryfast"}
+            for chunk in _chain(first, chunks):
+                for image in chunk:
+                    picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
+                    container.mux(stream.encode(picture))
+            container.mux(stream.encode())
+    except av.error.FFmpegError as error:
+        raise MediaError(f"{path}: cannot write the video: {error}") from error
+
+
+def _chain(first: Frames, rest: Iterator[Frames]) -> Iterator[Frames]:
+    yield first
+    yield from rest
+
+
+@contextmanager
+def _opened(path: str | Path) -> Iterator[tuple[Any, Any]]:
+    try:
+        container = av.open(str(path), mode="r", metadata_errors="ignore")
+    except av.error.FileNotFoundError as error:
+        raise MediaError(f"{path}: no such file.", "Check the path.") from error
+    except (av.error.FFmpegError, OSError, ValueError) as error:
+        hint = "The file is empty, cut off, or not a video."
+        raise MediaError(f"{path}: cannot be opened as video: {error}", hint) from error
+    with container:
+        if not container.streams.video:
+            raise MediaError(f"{path}: holds no video stream.", "Is it an audio file?")
+        yield container, container.streams.video[0]
+
+
+def _duration_seconds(container: Any, stream: Any) -> float:
+    if stream.duration:
+        return float(Fraction(stream.duration) * Fraction(stream.time_base))
+    return float(container.duration or 0) / float(av.time_base)
+
+
+def _rotation(container: Any, stream: Any, path: str | Path) -> int:
+    """Display rotation lives in side data that PyAV shows on frames only, so the first one is decoded."""
+    try:
+        for picture in container.decode(stream):
+            return int(picture.rotation) % 360
+    except av.error.FFmpegError as error:
+        raise MediaError(f"{path}: the first frame cannot be decoded: {error}") from error
+    raise MediaError(f"{path}: holds no frame that can be decoded.")
+
+
+def _to_rgb(picture: Any, short_side: int | None) -> UInt8[np.ndarray, "h w c"]:
+    width, height = picture.width, picture.height
+    if short_side is not None and min(width, height) > short_side:
+        scale = short_side / min(width, height)
+        width, height = max(2, round(width * scale)), max(2, round(height * scale))
+    image: UInt8[np.ndarray, "h w c"] = picture.to_ndarray(format="rgb24", width=width, height=height)
+    turns = (int(picture.rotation) // 90) % 4
+    return np.ascontiguousarray(np.rot90(image, turns)) if turns else image
+
+
+def stack_frames(frames: Sequence[Frame]) -> Frames:
+    """Frames of one size as uint8 `[t, h, w, 3]`."""
+    return np.stack([frame.image for frame in frames])

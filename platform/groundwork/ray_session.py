@@ -1,0 +1,132 @@
+"""An address, or none, becomes a connected Ray that is shut down again: embedded on loopback, or a given cluster."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import socket
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from groundwork.errors import RunError
+from groundwork.telemetry import get_logger
+
+_MIB = 1 << 20
+
+# Read by Ray when it is imported or started. Loopback only, no usage report, no uv hook, and the file reader that
+# keeps one block per file.
+_EMBEDDED_ENVIRONMENT = {
+    "RAY_AUTH_MODE": "token",
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    "RAY_USAGE_STATS_REPORT_URL": "http://127.0.0.1:9/",
+}
+_ENVIRONMENT = {
+    "DS_ACCELERATOR": "cpu",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+    "RAY_DATA_USE_DATASOURCE_V2": "0",
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
+
+
+def chosen_address(address: str | None) -> str | None:
+    """The address given, else RAY_ADDRESS, else None: embedded. A Ray that merely happens to run is never joined."""
+    return address or os.environ.get("RAY_ADDRESS") or None
+
+
+def prepare_environment(address: str | None = None) -> None:
+    """Set the variables that Ray reads when imported: call it before the first `import ray`. What is set stays."""
+    defaults = _ENVIRONMENT | ({} if chosen_address(address) else _EMBEDDED_ENVIRONMENT)
+    if _has_gpu():
+        defaults.pop("DS_ACCELERATOR", None)
+    for name, value in defaults.items():
+        os.environ.setdefault(name, value)
+
+
+@contextmanager
+def ray_session(address: str | None = None, *, num_cpus: int | None = None) -> Iterator[None]:
+    """Connect to Ray for the length of the block.
+
+    A Ray that this process is connected to already is used as it is. Otherwise `address` or RAY_ADDRESS is probed and
+    joined; without either an embedded Ray starts on loopback with its own folder and ends with the block. Embedded
+    logical CPUs are never fewer than 8, because stages reserve fractions and would wait for each other forever.
+
+    Raises RunError when the address does not answer.
+    """
+    prepare_environment(address)
+    import ray
+
+    if ray.is_initialized():
+        yield
+        return
+    target = chosen_address(address)
+    if target is None:
+        with _embedded(num_cpus or max(8, os.cpu_count() or 1)):
+            yield
+        return
+    _probe(target)
+    ray.init(address=target, log_to_driver=True, logging_level="WARNING")
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+@contextmanager
+def _embedded(num_cpus: int) -> Iterator[None]:
+    import ray
+
+    # Sockets live below this folder and their paths may not pass 107 characters, so it stays short.
+    folder = Path(tempfile.mkdtemp(prefix="cvx-ray-", dir="/tmp" if Path("/tmp").is_dir() else None))  # noqa: S108
+    token = folder / "token"
+    token.touch(mode=0o600)
+    token.write_text(secrets.token_hex(32))
+    before = {name: os.environ.get(name) for name in ("RAY_AUTH_TOKEN_PATH",)}
+    os.environ["RAY_AUTH_TOKEN_PATH"] = str(token)
+    try:
+        get_logger("ray").info("starting an embedded Ray on this machine (loopback only)")
+        ray.init(
+            address="local",
+            num_cpus=num_cpus,
+            object_store_memory=_object_store_bytes(),
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level="ERROR",
+            _temp_dir=str(folder),
+            _node_ip_address="127.0.0.1",
+        )
+        yield
+    finally:
+        ray.shutdown()
+        shutil.rmtree(folder, ignore_errors=True)
+        for name, value in before.items():
+            os.environ.pop(name, None) if value is None else os.environ.__setitem__(name, value)
+
+
+def _object_store_bytes() -> int:
+    """A tenth of the memory, 256 MiB to 2 GiB: rows here are small, and machines of 8 GiB are served."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return int(min(max(total // 10, 256 * _MIB), 2048 * _MIB))
+
+
+def _probe(address: str) -> None:
+    """Fail at once on a dead address: Ray's own client retries for minutes."""
+    if address in ("auto", "local"):
+        return
+    parts = urlsplit(address if "://" in address else f"ray://{address}")
+    try:
+        with socket.create_connection((parts.hostname or "", parts.port or 6379), timeout=5):
+            pass
+    except OSError as error:
+        hint = "Start it (ray start --head …), or leave --address out for an embedded Ray."
+        raise RunError(f"No Ray answers at {address}: {error}", hint) from error
+
+
+def _has_gpu() -> bool:
+    return any(Path(name).exists() for name in ("/dev/nvidia0", "/dev/kfd"))

@@ -1,0 +1,22 @@
+"""One frozen row type per file, each with its Arrow schema: what the stages hand to each other on storage."""
+
+from groundwork.records.caption import Caption
+from groundwork.records.clip import Clip
+from groundwork.records.decision import Decision
+from groundwork.records.latent import BUCKET_FOLDER, Latent
+from groundwork.records.rejected import Rejected
+from groundwork.records.row import Row, from_table, to_table
+from groundwork.records.video import Video
+
+__all__ = [
+    "BUCKET_FOLDER",
+    "Caption",
+    "Clip",
+    "Decision",
+    "Latent",
+    "Rejected",
+    "Row",
+    "Video",
+    "from_table",
+    "to_table",
+]

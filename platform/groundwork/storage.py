@@ -1,0 +1,223 @@
+"""The one door to disk, S3 and GCS: a URI becomes a folder that is read, listed and written atomically."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+
+from groundwork.errors import StorageError
+
+_TEMPORARY_SUFFIX = ".partial"
+
+
+def open_storage(uri: str | Path) -> Storage:
+    """The folder at `uri`: a path, file://, s3://, gs://, or any protocol fsspec knows. Nothing is created yet.
+
+    An S3-compatible server is named in the URI (`s3://bucket/x?endpoint_override=http://127.0.0.1:9000`) or by
+    AWS_ENDPOINT_URL. Raises StorageError when the URI cannot be understood.
+    """
+    return Storage(str(uri))
+
+
+class Storage:
+    """A folder on any file system. Paths are relative, with forward slashes. Every OSError becomes a StorageError."""
+
+    def __init__(self, uri: str) -> None:
+        self.uri = uri.rstrip("/") if "?" not in uri else uri
+
+    @cached_property
+    def _place(self) -> tuple[pafs.FileSystem, str]:
+        scheme = urlsplit(self.uri).scheme
+        if scheme in ("", "file"):
+            path = unquote(urlsplit(self.uri).path) if scheme else self.uri
+            return pafs.LocalFileSystem(), os.path.abspath(os.path.expanduser(path))
+        with self._errors("open", ""):
+            try:
+                filesystem, root = pafs.FileSystem.from_uri(self.uri)
+            except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+                return _through_fsspec(self.uri)
+            return filesystem, root.rstrip("/")
+
+    def __getstate__(self) -> dict[str, str]:
+        return {"uri": self.uri}
+
+    @property
+    def filesystem(self) -> pafs.FileSystem:
+        """The pyarrow file system, for readers that take one (Ray Data, pyarrow.dataset)."""
+        return self._place[0]
+
+    @property
+    def root(self) -> str:
+        """The folder's path inside `filesystem`."""
+        return self._place[1]
+
+    @property
+    def is_local(self) -> bool:
+        return isinstance(self.filesystem, pafs.LocalFileSystem)
+
+    def path(self, relative: str = "") -> str:
+        """Where `relative` lies inside `filesystem`. Raises ValueError for a path that climbs out of the folder."""
+        if ".." in relative.split("/"):
+            raise ValueError(f"path {relative!r} must not contain '..'")
+        return f"{self.root}/{relative}" if relative else self.root
+
+    def child(self, relative: str) -> Storage:
+        """The folder below this one."""
+        base, _, query = self.uri.partition("?")
+        return Storage(f"{base.rstrip('/')}/{relative}" + (f"?{query}" if query else ""))
+
+    @contextmanager
+    def _errors(self, verb: str, relative: str) -> Iterator[None]:
+        try:
+            yield
+        except FileNotFoundError as error:
+            raise StorageError(f"Cannot {verb} {self.uri}/{relative}: not found.", "Check the address.") from error
+        except OSError as error:
+            full = error.errno == errno.ENOSPC
+            hint = "The disk is full: free space, then run the same command again." if full else ""
+            raise StorageError(f"Cannot {verb} {self.uri}/{relative}: {error}", hint) from error
+
+    def exists(self, relative: str = "") -> bool:
+        with self._errors("look up", relative):
+            return bool(self.filesystem.get_file_info(self.path(relative)).type != pafs.FileType.NotFound)
+
+    def size(self, relative: str) -> int:
+        """Bytes of a file. Raises StorageError when it is missing."""
+        with self._errors("look up", relative):
+            status = self.filesystem.get_file_info(self.path(relative))
+            if status.type != pafs.FileType.File:
+                raise FileNotFoundError(relative)
+            return int(status.size)
+
+    def list(self, prefix: str = "", *, suffix: str = "") -> list[str]:
+        """Relative paths of all files below `prefix` whose names end with `suffix`, sorted; empty for none."""
+        with self._errors("list", prefix):
+            selector = pafs.FileSelector(self.path(prefix), recursive=True, allow_not_found=True)
+            found = self.filesystem.get_file_info(selector)
+            files = (f.path for f in found if f.type == pafs.FileType.File and not f.path.endswith(_TEMPORARY_SUFFIX))
+            skip = len(self.root) + 1
+            return sorted(path[skip:] for path in files if path.endswith(suffix))
+
+    def read_bytes(self, relative: str) -> bytes:
+        with self._errors("read", relative), self.filesystem.open_input_stream(self.path(relative)) as stream:
+            return bytes(stream.read())
+
+    def write_bytes(self, relative: str, data: bytes) -> None:
+        """Write a whole file: readers see the old content or the new one, never a part."""
+        with self._errors("write", relative):
+            if not self.is_local:
+                with self.filesystem.open_output_stream(self.path(relative)) as stream:
+                    stream.write(data)
+                return
+            with self._replacing(relative) as temporary:
+                temporary.write_bytes(data)
+
+    @contextmanager
+    def _replacing(self, relative: str) -> Iterator[Path]:
+        """A temporary file beside the target, synced and renamed over it on success, removed on failure."""
+        target = Path(self.path(relative))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}{_TEMPORARY_SUFFIX}")
+        try:
+            yield temporary
+            with temporary.open("rb+") as written:
+                os.fsync(written.fileno())
+            temporary.replace(target)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def read_json(self, relative: str) -> Any:
+        data = self.read_bytes(relative)
+        try:
+            return json.loads(data)
+        except ValueError as error:
+            raise StorageError(f"{self.uri}/{relative} is not valid JSON: {error}") from error
+
+    def write_json(self, relative: str, value: Any) -> None:
+        self.write_bytes(relative, json.dumps(value, indent=2, sort_keys=True).encode() + b"\n")
+
+    def read_table(self, relative: str) -> pa.Table:
+        """One Parquet file, or all of them below a folder in name order. Raises StorageError when there is none."""
+        names = [relative] if relative.endswith(".parquet") else self.list(relative, suffix=".parquet")
+        if not names:
+            raise StorageError(f"No Parquet file below {self.uri}/{relative}.", "Has the stage that writes it run?")
+        with self._errors("read", relative):
+            try:
+                tables = [pq.read_table(self.path(name), filesystem=self.filesystem) for name in names]
+            except pa.ArrowInvalid as error:
+                raise StorageError(f"A Parquet file below {self.uri}/{relative} is damaged: {error}") from error
+        return pa.concat_tables(tables, promote_options="default")
+
+    def write_table(self, relative: str, table: pa.Table, *, row_group_size: int | None = None) -> None:
+        """Write one Parquet file atomically; equal tables give equal bytes."""
+        sink = pa.BufferOutputStream()
+        pq.write_table(table, sink, compression="zstd", row_group_size=row_group_size)
+        self.write_bytes(relative, sink.getvalue().to_pybytes())
+
+    def checksum(self, relative: str) -> str:
+        """sha256 of a file, in hex, read as a stream."""
+        with self._errors("read", relative), self.filesystem.open_input_stream(self.path(relative)) as stream:
+            digest = hashlib.sha256()
+            while block := stream.read(1 << 20):
+                digest.update(block)
+            return digest.hexdigest()
+
+    def delete(self, relative: str) -> None:
+        """Remove a file; a missing one is no error."""
+        with self._errors("delete", relative):
+            if self.exists(relative):
+                self.filesystem.delete_file(self.path(relative))
+
+    def delete_tree(self, relative: str) -> None:
+        """Remove a folder and all below it; a missing one is no error."""
+        with self._errors("delete", relative):
+            if self.exists(relative):
+                self.filesystem.delete_dir(self.path(relative))
+
+    def upload(self, local: Path, relative: str) -> None:
+        """Copy a local file, or a local folder with all below it, to `relative`."""
+        for source in [local] if local.is_file() else sorted(p for p in local.rglob("*") if p.is_file()):
+            target = relative if local.is_file() else f"{relative}/{source.relative_to(local).as_posix()}"
+            with self._errors("write", target):
+                if self.is_local:
+                    with self._replacing(target) as temporary:
+                        shutil.copyfile(source, temporary)
+                else:
+                    pafs.copy_files(str(source), self.path(target), destination_filesystem=self.filesystem)
+
+    @contextmanager
+    def local_path(self, relative: str = "") -> Iterator[Path]:
+        """A file or folder as a local path: itself on a local disk, else a copy that is removed afterwards."""
+        if self.is_local:
+            yield Path(self.path(relative))
+            return
+        with tempfile.TemporaryDirectory(prefix="cvx-") as folder:
+            target = Path(folder) / (relative.rsplit("/", 1)[-1] or "copy")
+            with self._errors("read", relative):
+                pafs.copy_files(self.path(relative), str(target), source_filesystem=self.filesystem)
+            yield target
+
+
+def _through_fsspec(uri: str) -> tuple[pafs.FileSystem, str]:
+    import fsspec
+
+    try:
+        filesystem, root = fsspec.core.url_to_fs(uri)
+    except (ImportError, ValueError) as error:
+        raise StorageError(f"Cannot open {uri}: {error}", "Use a path, file://, s3:// or gs://.") from error
+    return pafs.PyFileSystem(pafs.FSSpecHandler(filesystem)), root.rstrip("/")
