@@ -54,6 +54,8 @@ class ConditionedNorm(nn.Module):
         self.norm = nn.GroupNorm(groups, channels, eps=eps)
         self.scale = nn.Conv3d(condition_channels, channels, 1)
         self.shift = nn.Conv3d(condition_channels, channels, 1)
+        nn.init.ones_(self.scale.bias)  # type: ignore[arg-type]  # a fresh network starts near a plain norm
+        nn.init.zeros_(self.shift.bias)  # type: ignore[arg-type]
 
     def forward(self, inputs: Video, condition: Video | None, stream: Stream) -> Video:
         assert condition is not None, "the conditioned norm needs the latent"
