@@ -1,0 +1,1 @@
+"""CogVideoX: text, image or video to video, in torch alone."""
