@@ -1,0 +1,78 @@
+"""Turns a conditional and an unconditional velocity into a guided one, with a scale that may change by step."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from cogvideox.denoiser import Denoiser
+from cogvideox.variants import DynamicGuidance
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """How strongly the prompt is followed.
+
+    `dynamic`: "smooth" rises from 1 to 1+scale late in the trajectory (what the formula means); "wave" puts the
+    timestep where the step count belongs, as both published code bases do, and jumps between those ends.
+    `split` runs the two halves one after the other: half the memory, the same numbers.
+    """
+
+    scale: float = 6.0
+    dynamic: DynamicGuidance = "off"
+    split: bool = False
+
+    @property
+    def needs_unconditional(self) -> bool:
+        """Whether the unconditional half is evaluated at all."""
+        return self.scale != 1.0 or self.dynamic != "off"
+
+    def scale_at(self, *, step: int, num_steps: int, timestep: int) -> float:
+        """Scale of step `step` (from 0) of `num_steps`, taken at `timestep` 0..999."""
+        if self.dynamic == "off":
+            return self.scale
+        share = step / num_steps if self.dynamic == "smooth" else (num_steps - timestep) / num_steps
+        return 1 + self.scale * (1 - math.cos(math.pi * share**5)) / 2
+
+
+def guided_velocity(
+    denoiser: Denoiser,
+    model_input: Float[Tensor, "b c t h w"],
+    *,
+    timestep: int,
+    positive: Float[Tensor, "b n d"],
+    negative: Float[Tensor, "b n d"] | None,
+    scale: float,
+    split: bool = False,
+    second: Denoiser | None = None,
+) -> Float[Tensor, "b c_out t h w"]:
+    """unconditional + scale·(conditional - unconditional), float32 (classifier-free guidance on the velocity).
+
+    Without `negative` the conditional velocity alone. `second` is the same network on another device, where the
+    unconditional half then runs.
+    """
+    times = torch.full((model_input.shape[0],), timestep, dtype=torch.int64, device=model_input.device)
+    if negative is None:
+        return denoiser(model_input, timestep=times, text_embedding=positive).float()  # type: ignore[no-any-return]
+    if split or second is not None:
+        unconditional = _elsewhere(second or denoiser, model_input, times, negative)
+        conditional = denoiser(model_input, timestep=times, text_embedding=positive).float()
+    else:
+        both = denoiser(
+            torch.cat((model_input, model_input)),
+            timestep=torch.cat((times, times)),
+            text_embedding=torch.cat((negative, positive)),
+        )
+        unconditional, conditional = both.float().chunk(2)
+    unconditional = unconditional.to(conditional.device)
+    return unconditional + scale * (conditional - unconditional)
+
+
+def _elsewhere(denoiser: Denoiser, model_input: Tensor, times: Tensor, text: Tensor) -> Tensor:
+    device = denoiser.out_projection.weight.device
+    velocity: Tensor = denoiser(model_input.to(device), timestep=times.to(device), text_embedding=text.to(device))
+    return velocity.float()
