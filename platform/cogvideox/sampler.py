@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal, Protocol
+from typing import Protocol
 
 import torch
 from jaxtyping import Float
@@ -178,7 +178,7 @@ class DPMSolverSDE(_Trajectory):
         return replace(state, latent=latent, previous=clean, step=state.step + 1)
 
 
-def make_sampler(name: Literal["ddim", "dpm"], schedule: Schedule, *, num_steps: int) -> DDIM | DPMSolverSDE:
+def make_sampler(name: str, schedule: Schedule, *, num_steps: int) -> DDIM | DPMSolverSDE:
     """The sampler a model card names. ValueError for another name."""
     if name == "ddim":
         return DDIM(schedule, num_steps=num_steps)

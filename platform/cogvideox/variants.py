@@ -41,8 +41,8 @@ class Variant:
     """One model card. Where published code bases disagree, the field says which side the default takes.
 
     - `image_latent_scale`: factor on the image's latent (1.0: 0.7; 1.5: SAT multiplies by 1.0, diffusers by 1/0.7).
-    - `image_placement`: latent frames that hold the image in 1.5: "trained" is index 0 only (SAT, every training
-      script), "diffusers" is indices 0 and 1.
+    - `image_placement`: latent frames that hold the image in 1.5: "first" is index 0 only (SAT, every training
+      script), "repeated" is indices 0 and 1 (the padding frame copies it).
     - `unconditional`: the text of the guidance's other half: "zeros" (SAT) or the embedding of "" (diffusers).
     - `dynamic_guidance`: default of generation; "wave" is what both code bases compute, "smooth" what they meant.
     """
@@ -64,7 +64,7 @@ class Variant:
     dynamic_guidance: DynamicGuidance = "off"
     unconditional: Literal["zeros", "empty"] = "zeros"
     image_latent_scale: float = 1.0
-    image_placement: Literal["trained", "diffusers"] = "trained"
+    image_placement: Literal["first", "repeated"] = "first"
     precision: Literal["float32", "float16", "bfloat16"] = "bfloat16"
 
     @property
