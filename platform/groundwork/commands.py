@@ -6,7 +6,7 @@ import dataclasses
 import json
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -68,15 +68,21 @@ def not_built(name: str, summary: str) -> Command:
     return Command(name=name, summary=f"{summary} (not built yet)", options=Options, run=refuse)
 
 
-def run_command_line(program: str, commands: Sequence[Command], argv: Sequence[str]) -> int:
-    """Run the command that `argv` names and return its exit code: 0 done, 1 failed, 2 bad usage, 130 interrupted."""
+def run_command_line(
+    program: str, commands: Sequence[Command], argv: Sequence[str], *, elsewhere: Mapping[str, str] | None = None
+) -> int:
+    """Run the command that `argv` names and return its exit code: 0 done, 1 failed, 2 bad usage, 130 interrupted.
+
+    `elsewhere` (name → summary) are commands that the caller dispatches itself; the overview lists them first.
+    """
+    summaries = {**(elsewhere or {}), **{command.name: command.summary for command in commands}}
     configure_logging(verbose="--verbose" in argv)
     if not argv or argv[0] in ("-h", "--help"):
-        print(_overview(program, commands))
+        print(_overview(program, summaries))
         return 0 if argv else EXIT_USAGE
     chosen = next((command for command in commands if command.name == argv[0]), None)
     if chosen is None:
-        known = ", ".join(command.name for command in commands)
+        known = ", ".join(summaries)
         return report_error(UsageError(f"{program} has no command {argv[0]!r}.", f"Commands: {known}."))
     return guarded(lambda: _run(program, chosen, list(argv[1:])))
 
@@ -142,9 +148,9 @@ def _has_required(options: type[Options]) -> bool:
     return any(field.is_required() for field in options.model_fields.values())
 
 
-def _overview(program: str, commands: Sequence[Command]) -> str:
-    width = max(len(command.name) for command in commands)
-    rows = [f"  {command.name:<{width}}  {command.summary}" for command in commands]
+def _overview(program: str, summaries: Mapping[str, str]) -> str:
+    width = max(len(name) for name in summaries)
+    rows = [f"  {name:<{width}}  {summary}" for name, summary in summaries.items()]
     return "\n".join([f"usage: {program} COMMAND …", "", *rows, "", f"'{program} COMMAND --help' explains each."])
 
 

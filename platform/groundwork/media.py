@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -80,19 +81,30 @@ def read_frames(
     Seconds count from the stream's first time stamp. With `short_side`, pictures are scaled so that their shorter side
     has that many pixels. Raises MediaError at the first packet that cannot be decoded; frames before it were yielded.
     """
+    frames = _decoded(path, seek_seconds=start_seconds, short_side=short_side)
+    first = next(frames, None)
+    if first is not None and start_seconds > 0 and first.seconds > start_seconds + 1e-6:
+        # Containers without an index (MPEG program streams) may land behind the wanted instant: read from the top then.
+        frames = _decoded(path, seek_seconds=0.0, short_side=short_side)
+        first = next(frames, None)
+    for frame in itertools.chain([] if first is None else [first], frames):
+        if stop_seconds is not None and frame.seconds >= stop_seconds:
+            return
+        if frame.seconds >= start_seconds - 1e-6:
+            yield frame
+
+
+def _decoded(path: str | Path, *, seek_seconds: float, short_side: int | None) -> Iterator[Frame]:
+    """Frames from the keyframe at or before `seek_seconds` on."""
     with _opened(path) as (container, stream):
         stream.codec_context.thread_count = 1
         time_base, origin = Fraction(stream.time_base), stream.start_time or 0
-        if start_seconds > 0:
-            container.seek(origin + int(start_seconds / time_base), stream=stream, backward=True)
         try:
+            if seek_seconds > 0:
+                container.seek(origin + int(seek_seconds / time_base), stream=stream, backward=True)
             for picture in container.decode(stream):
-                if picture.pts is None:
-                    continue
-                seconds = float((picture.pts - origin) * time_base)
-                if stop_seconds is not None and seconds >= stop_seconds:
-                    return
-                if seconds >= start_seconds - 1e-6:
+                if picture.pts is not None:
+                    seconds = float((picture.pts - origin) * time_base)
                     yield Frame(pts=picture.pts, seconds=seconds, image=_to_rgb(picture, short_side))
         except av.error.FFmpegError as error:
             raise MediaError(f"{path}: decoding failed: {error}", "The file is damaged from here on.") from error
