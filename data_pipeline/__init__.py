@@ -1,0 +1,1 @@
+"""Raw video → bucketed latents with captions, as Parquet shards: the curate stage."""

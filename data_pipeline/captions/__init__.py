@@ -1,0 +1,1 @@
+"""Captioners: what a clip shows, in words."""

@@ -1,0 +1,90 @@
+"""Shots become consecutive clips of bucket length: exact instants, integer time stamps, an id from both."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from data_pipeline.buckets import choose_bucket
+from data_pipeline.fingerprint import short_hash
+from data_pipeline.recipe import Bucket, ClipSettings
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """Time stamps of a video's decoded frames and the indices of the first frames of its shots.
+
+    `seconds` counts from the first frame's stamp; both arrays increase.
+    """
+
+    pts: np.ndarray
+    seconds: np.ndarray
+    shot_starts: Sequence[int]
+
+    def frame_seconds(self) -> float:
+        """Median time between frames; 1/25 s for a single picture."""
+        return float(np.median(np.diff(self.seconds))) if len(self.seconds) > 1 else 0.04
+
+    def shots(self) -> list[tuple[int, int]]:
+        """First frame (inclusive) and last frame (exclusive) of each shot."""
+        return list(zip(self.shot_starts, [*self.shot_starts[1:], len(self.pts)], strict=True))
+
+
+@dataclass(frozen=True)
+class Span:
+    """A planned clip: frames [start, stop) of the timeline; `bucket` is None for a shot too short for any."""
+
+    start: int
+    stop: int
+    bucket: Bucket | None
+
+
+def plan_clips(
+    timeline: Timeline, settings: ClipSettings, buckets: Sequence[Bucket], *, height: int, width: int
+) -> Iterator[Span]:
+    """Cut each shot into consecutive clips, each of the longest bucket length that still fits.
+
+    A frame stays on display until the next, so a shot ends where the next begins. What remains of a shot behind its
+    last clip is left out; a shot too short for any bucket comes out once, whole, without a bucket.
+    """
+    for number, (first, last) in enumerate(timeline.shots()):
+        start = first + (settings.trim_frames if number > 0 else 0)
+        stop = last - (settings.trim_frames if last < len(timeline.pts) else 0)
+        spans = list(_cut(timeline, start, stop, settings.fps, buckets, height=height, width=width))
+        yield from spans or [Span(first, last, None)]
+
+
+def _cut(
+    timeline: Timeline, start: int, stop: int, fps: float, buckets: Sequence[Bucket], *, height: int, width: int
+) -> Iterator[Span]:
+    while start < stop:
+        left = end_seconds(timeline, stop) - float(timeline.seconds[start])
+        bucket = choose_bucket(buckets, seconds=left, fps=fps, height=height, width=width)
+        if bucket is None:
+            return
+        nominal = float(timeline.seconds[start]) + bucket.num_frames / fps
+        end = min(stop, int(np.searchsorted(timeline.seconds, nominal - 1e-6)))
+        yield Span(start, end, bucket)
+        start = end
+
+
+def end_seconds(timeline: Timeline, stop: int) -> float:
+    """When the frame before `stop` leaves the display."""
+    if stop < len(timeline.seconds):
+        return float(timeline.seconds[stop])
+    return float(timeline.seconds[-1]) + timeline.frame_seconds()
+
+
+def end_pts(timeline: Timeline, stop: int) -> int:
+    """The exclusive end of a span in time stamps."""
+    if stop < len(timeline.pts):
+        return int(timeline.pts[stop])
+    step = int(np.median(np.diff(timeline.pts))) if len(timeline.pts) > 1 else 1
+    return int(timeline.pts[-1]) + max(1, step)
+
+
+def clip_id(video_id: str, *, start_pts: int, stop_pts: int, time_base: tuple[int, int]) -> str:
+    """Hash of what the clip is: video, time stamps, time base, crop (none here: the whole picture)."""
+    return short_hash(video_id, start_pts, stop_pts, list(time_base), None)

@@ -1,0 +1,235 @@
+"""Rows become the dataset's tables on storage, and the tables a manifest: counts that add up, checksums, one hash."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from typing import Any
+
+import pyarrow as pa
+
+from data_pipeline.analysis import Header
+from data_pipeline.assess import AssessedClip
+from data_pipeline.fingerprint import short_hash
+from data_pipeline.ingest import Source
+from data_pipeline.recipe import CurateRecipe
+from data_pipeline.rules import policy_hash
+from data_pipeline.shards import LATENTS, Shard
+from data_pipeline.signals import SIGNALS
+from data_pipeline.workers import Outcome
+from groundwork.config import recipe_hash
+from groundwork.records import Caption, Clip, Decision, Rejected, Video, to_table
+from groundwork.storage import Storage
+
+SCHEMA_VERSION = 1
+MANIFEST = "manifest.json"
+TABLES = ("videos", "clips", "signals", "decisions", "captions", "rejected", "thumbnails", "timings", LATENTS)
+_NOT_HASHED = "timings"  # CPU times differ from run to run; all else is equal byte for byte
+_PART = "part-00000.parquet"
+
+
+@dataclass(frozen=True)
+class Curated:
+    """Everything decided about a set of sources. `headers` of readable videos, `failed_videos` by video_id,
+    `failed_clips` by clip_id."""
+
+    sources: Sequence[Source]
+    headers: Mapping[str, Header]
+    failed_videos: Mapping[str, Outcome]
+    clips: Sequence[AssessedClip]
+    failed_clips: Mapping[str, Outcome]
+
+    def state(self, item: AssessedClip) -> str:
+        """kept, rejected or failed."""
+        if item.clip.clip_id in self.failed_clips:
+            return "failed"
+        return "kept" if item.decision.kept else "rejected"
+
+
+def write_tables(out: Storage, curated: Curated, recipe: CurateRecipe, *, fingerprint: str) -> list[str]:
+    """Write every table but the latents; returns their paths."""
+    captions = [item.caption for item in curated.clips if item.caption is not None]
+    policy = policy_hash(recipe.rules, max_clips=recipe.clips.max_clips)
+    tables = {
+        f"videos/{_PART}": to_table(_videos(curated, recipe.licence), Video),
+        f"clips/{_PART}": to_table([item.clip for item in curated.clips], Clip),
+        f"decisions/{policy}/{_PART}": to_table([item.decision for item in curated.clips], Decision),
+        f"captions/{recipe.captions.captioner}/{_PART}": to_table(captions, Caption),
+        f"rejected/{_PART}": to_table(_rejected(curated), Rejected),
+        f"thumbnails/{_PART}": _clip_table(curated, {"jpeg": [item.thumbnail for item in curated.clips]}),
+        f"timings/{_PART}": _clip_table(
+            curated, {"cpu_milliseconds": pa.array([item.cpu_milliseconds for item in curated.clips], pa.float64())}
+        ),
+        **{f"signals/{name}/{_PART}": _signal_table(curated, name, fingerprint) for name in SIGNALS},
+    }
+    for path, table in tables.items():
+        out.write_table(path, table)
+    return sorted(tables)
+
+
+def drop_stale(out: Storage, current: Sequence[str]) -> None:
+    """Remove files of earlier runs from the tables' folders."""
+    keep = set(current)
+    for folder in TABLES:
+        for path in out.list(folder):
+            if path not in keep:
+                out.delete(path)
+
+
+def summarise(curated: Curated) -> dict[str, Any]:
+    """Counts and hours; the sums agree: read = ok + failed + duplicate, found = kept + rejected + failed."""
+    states = Counter(curated.state(item) for item in curated.clips)
+    reasons = Counter(item.decision.reason for item in curated.clips if curated.state(item) == "rejected")
+    duplicates = sum(1 for source in curated.sources if source.duplicate_of)
+    failed = len(curated.failed_videos)
+    hours = {state: _hours(curated, state) for state in ("kept", "rejected", "failed")}
+    read_hours = sum(header.duration_seconds for header in curated.headers.values()) / 3600
+    return {
+        "videos": {
+            "read": len(curated.sources),
+            "ok": len(curated.sources) - failed - duplicates,
+            "failed": failed,
+            "duplicate": duplicates,
+        },
+        "clips": {
+            "found": len(curated.clips),
+            "kept": states["kept"],
+            "rejected": dict(sorted(reasons.items())),
+            "failed": states["failed"],
+        },
+        "hours": {"read": round(read_hours, 9), "found": round(sum(hours.values()), 9), **hours},
+    }
+
+
+def build_manifest(
+    out: Storage,
+    curated: Curated,
+    recipe: CurateRecipe,
+    *,
+    paths: Sequence[str],
+    shards: Sequence[Shard],
+    seconds: Mapping[str, float],
+    code: Mapping[str, str],
+    run_key: str,
+    retry: int,
+) -> dict[str, Any]:
+    """What stands in manifest.json. Its presence means that the dataset is complete."""
+    files = {path: {"bytes": out.size(path), "sha256": out.checksum(path)} for path in sorted(paths)}
+    hashed = {path: entry["sha256"] for path, entry in files.items() if not path.startswith(_NOT_HASHED)}
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "complete": True,
+        "name": recipe.name,
+        "variant": recipe.variant,
+        "recipe": recipe.model_dump(mode="json"),
+        "recipe_hash": recipe_hash(recipe),
+        "code": {"version": code_version(), **code},
+        "run_key": run_key,
+        "retry": retry,
+        **summarise(curated),
+        "seconds": {name: round(value, 3) for name, value in seconds.items()},
+        "shards": [
+            {"path": shard.path, "bucket": shard.bucket, "clips": shard.clips, **files[shard.path]} for shard in shards
+        ],
+        "files": files,
+        "dataset_hash": hashlib.sha256(short_hash(hashed).encode()).hexdigest(),
+    }
+
+
+def files_stand(out: Storage, manifest: Mapping[str, Any]) -> bool:
+    """Whether every file of the manifest lies there with its size."""
+    present = {path for folder in TABLES for path in out.list(folder)}
+    files: Mapping[str, Mapping[str, Any]] = manifest.get("files", {})
+    return set(files) <= present and all(out.size(path) == entry["bytes"] for path, entry in files.items())
+
+
+def code_version() -> str:
+    """Version of the installed distribution; from a bare checkout it is not known."""
+    try:
+        return metadata.version("cogvideox-platform")
+    except metadata.PackageNotFoundError:
+        return "unknown"
+
+
+def _hours(curated: Curated, state: str) -> float:
+    clips = [item.clip for item in curated.clips if curated.state(item) == state]
+    return round(sum(clip.stop_seconds - clip.start_seconds for clip in clips) / 3600, 9)
+
+
+def _videos(curated: Curated, licence: str) -> list[Video]:
+    blank = Header("", "", 0.0, 0.0, 0, 0, 0, 1)
+    rows = []
+    for source in curated.sources:
+        header = curated.headers.get(source.video_id, blank)
+        failure = curated.failed_videos.get(source.video_id)
+        if source.duplicate_of:
+            status, reason, detail = "duplicate", "same_bytes", source.duplicate_of
+        elif failure is not None:
+            status, reason, detail = "failed", failure.reason, failure.detail
+        else:
+            status, reason, detail = "ok", "", ""
+        rows.append(
+            Video(
+                video_id=source.video_id,
+                uri=source.uri,
+                bytes=source.bytes,
+                container=header.container,
+                codec=header.codec,
+                fps=header.fps,
+                duration_seconds=header.duration_seconds,
+                width=header.width,
+                height=header.height,
+                licence=licence,
+                status=status,
+                reason=reason,
+                detail=detail,
+            )
+        )
+    return rows
+
+
+def _rejected(curated: Curated) -> list[Rejected]:
+    """Sources that gave no clips (damaged, doubled) and clips that could not be encoded."""
+    rows = []
+    for source in curated.sources:
+        failure = curated.failed_videos.get(source.video_id)
+        if source.duplicate_of:
+            rows.append(
+                Rejected(source.video_id, "", source.uri, "ingest", "same_bytes", source.duplicate_of, failed=False)
+            )
+        elif failure is not None:
+            rows.append(
+                Rejected(source.video_id, "", source.uri, "analyse", failure.reason, failure.detail, failed=True)
+            )
+    uris = {source.video_id: source.uri for source in reversed(curated.sources)}
+    for item in curated.clips:
+        outcome = curated.failed_clips.get(item.clip.clip_id)
+        if outcome is not None:
+            clip = item.clip
+            uri = uris[clip.video_id]
+            rows.append(
+                Rejected(clip.video_id, clip.clip_id, uri, "encode", outcome.reason, outcome.detail, failed=True)
+            )
+    return rows
+
+
+def _clip_table(curated: Curated, columns: Mapping[str, Any]) -> pa.Table:
+    return pa.table({"clip_id": pa.array([item.clip.clip_id for item in curated.clips], pa.string()), **columns})
+
+
+def _signal_table(curated: Curated, signal: str, fingerprint: str) -> pa.Table:
+    count = len(curated.clips)
+    names = sorted({name for item in curated.clips for name in item.scores[signal]})
+    scores = {name: pa.array([item.scores[signal][name] for item in curated.clips], pa.float64()) for name in names}
+    return _clip_table(
+        curated,
+        {
+            **scores,
+            "fingerprint": pa.array([fingerprint] * count, pa.string()),
+            "status": pa.array(["ok"] * count, pa.string()),
+            "error": pa.array([""] * count, pa.string()),
+        },
+    )

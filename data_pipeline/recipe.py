@@ -1,0 +1,120 @@
+"""What a curation recipe may say, as frozen models: every field is also a command-line override."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from groundwork.config import FrozenModel
+
+RECIPES = Path(__file__).parent / "recipes"
+
+
+class ShotSettings(FrozenModel):
+    """How cuts are found (PySceneDetect's detectors on small frames)."""
+
+    detector: Literal["adaptive", "content"] = "adaptive"
+    """adaptive: ratio to the neighbouring frames (robust to fast cameras); content: plain threshold."""
+    threshold: float = Field(3.0, gt=0)
+    """adaptive: ratio to the neighbours' change, about 3; content: mean HSV change 0 to 255, about 27."""
+    min_content: float = Field(15.0, ge=0)
+    """adaptive only: a cut changes HSV by at least this much, 0 to 255."""
+    min_shot_seconds: float = Field(0.6, ge=0)
+    """No second cut follows a cut sooner than this."""
+
+
+class ClipSettings(FrozenModel):
+    """How shots become clips."""
+
+    fps: float = Field(8.0, gt=0)
+    """Frame rate of the training clips."""
+    trim_frames: int = Field(1, ge=0)
+    """Source frames dropped on each side of a cut, so that no frame of the neighbour slips in."""
+    max_clips: int = Field(0, ge=0)
+    """Keep at most this many clips (0: all); the rest is rejected as over_limit."""
+
+
+class Bucket(FrozenModel):
+    """Size class of a clip: pixel frames (4N+1), rows, columns."""
+
+    num_frames: int = Field(gt=0)
+    height: int = Field(gt=0)
+    width: int = Field(gt=0)
+
+    @property
+    def folder(self) -> str:
+        return f"{self.num_frames}x{self.height}x{self.width}"
+
+
+class Rule(FrozenModel):
+    """Rejects a clip whose score lies below, or above, a threshold."""
+
+    score: str
+    """Name of the score, as in the signals tables."""
+    below: float | None = None
+    above: float | None = None
+
+    @model_validator(mode="after")
+    def _one_side_at_least(self) -> Rule:
+        if self.below is None and self.above is None:
+            raise ValueError("a rule needs 'below' or 'above'")
+        return self
+
+
+class CaptionSettings(FrozenModel):
+    """Who writes the captions."""
+
+    captioner: Literal["measured"] = "measured"
+    """measured: sentences made only from measurements (colours, light, motion, camera); needs no model."""
+
+
+class EncodeSettings(FrozenModel):
+    """How clips become latents."""
+
+    weights: str = ""
+    """Weights folder in the diffusers layout; empty: the autoencoder and text encoder that ship with the toy."""
+    clips_per_shard: int = Field(64, gt=0)
+    """Clips per Parquet file; each is a row group of its own."""
+
+
+class WorkerSettings(FrozenModel):
+    """How wide the Ray stages run. Results do not depend on it."""
+
+    analyse: int = Field(2, gt=0)
+    """Processes that decode and measure, one video at a time each."""
+    encode: int = Field(2, gt=0)
+    """Processes that encode latents."""
+    encode_gpus: float = Field(0.0, ge=0)
+    """GPUs (or a share of one) that each encoding process reserves; 0: it encodes on the CPU."""
+    cpus: float = Field(0.5, gt=0)
+    """Logical CPUs that each process reserves."""
+
+
+class CurateRecipe(FrozenModel):
+    """Raw video to a bucketed, captioned, encoded dataset."""
+
+    name: str = "toy"
+    variant: str = "toy"
+    """Model card whose autoencoder and text encoder make the latents."""
+    licence: str = ""
+    """Licence of the sources, written into the videos table and the dataset card."""
+    shots: ShotSettings = ShotSettings()
+    clips: ClipSettings = ClipSettings()
+    buckets: tuple[Bucket, ...] = Field(min_length=1)
+    """Size classes; a clip takes the longest that fits its shot, then the nearest shape."""
+    rules: dict[str, Rule] = {}
+    """Reason → rule, tried in this order; the first that fires names the reason of rejection."""
+    captions: CaptionSettings = CaptionSettings()
+    encode: EncodeSettings = EncodeSettings()
+    workers: WorkerSettings = WorkerSettings()
+
+    @model_validator(mode="after")
+    def _frame_rule(self) -> CurateRecipe:
+        for bucket in self.buckets:
+            if (bucket.num_frames - 1) % 4:
+                raise ValueError(f"bucket {bucket.folder}: num_frames must be 4N + 1, e.g. 9, 17, 49")
+            if bucket.height % 16 or bucket.width % 16:
+                raise ValueError(f"bucket {bucket.folder}: height and width must be multiples of 16")
+        return self

@@ -1,0 +1,5 @@
+"""A dataset becomes a page and a card that people read."""
+
+from data_pipeline.report.write import write_report
+
+__all__ = ["write_report"]

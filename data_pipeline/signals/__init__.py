@@ -1,0 +1,41 @@
+"""Honest measurements: accumulators over one decode pass, one file per signal, sliced into scores per clip."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from jaxtyping import Float
+
+from data_pipeline.signals import exposure, motion, palette, picture, sharpness
+from data_pipeline.signals.picture import Picture
+
+Series = Mapping[str, Float[np.ndarray, "t"]]
+
+
+class Accumulator(Protocol):
+    """Turns one picture after the other into values per frame, under the names in `columns`."""
+
+    columns: tuple[str, ...]
+
+    def update(self, picture: Picture) -> dict[str, float]: ...
+
+
+@dataclass(frozen=True)
+class Signal:
+    """A measurement: `accumulator` runs in the decode pass, `score` turns a clip's slice of the series into numbers."""
+
+    accumulator: Callable[[], Accumulator]
+    score: Callable[[Series], dict[str, float]]
+
+
+SIGNALS: dict[str, Signal] = {
+    "motion": Signal(motion.Motion, motion.score),
+    "sharpness": Signal(sharpness.Sharpness, sharpness.score),
+    "exposure": Signal(exposure.Exposure, exposure.score),
+    "palette": Signal(palette.Palette, palette.score),
+}
+CODE = (picture, motion, sharpness, exposure, palette)
+"""The modules whose source is part of the signals' fingerprint."""

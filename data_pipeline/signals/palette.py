@@ -1,0 +1,60 @@
+"""Frames become named colours and where the light is: what the measured captions speak of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import cv2
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from data_pipeline.signals.picture import Picture, shrink
+
+COLOURS = ("black", "grey", "white", "red", "orange", "brown", "yellow", "green", "teal", "blue", "purple", "pink")
+_SHORT_SIDE = 48
+# Upper ends of the hue ranges, in OpenCV's half degrees; red closes the circle.
+_HUES = ((8, "red"), (21, "orange"), (30, "yellow"), (80, "green"), (98, "teal"), (130, "blue"), (150, "purple"))
+_PINK_HUE, _RED_HUE = 168, 180
+
+
+class Palette:
+    """Per frame: share (0 to 1) of the pixels of each named colour; luma of the upper less the lower half, and of the
+    left less the right half (-255 to 255); luma spread (standard deviation)."""
+
+    columns = (*COLOURS, "upper_light", "left_light", "contrast")
+
+    def update(self, picture: Picture) -> dict[str, float]:
+        """The values of one more frame."""
+        luma = picture.small_luma.astype(np.float32)
+        middle_row, middle_column = luma.shape[0] // 2, luma.shape[1] // 2
+        return {
+            **colour_shares(shrink(picture.small_rgb, short_side=_SHORT_SIDE)),
+            "upper_light": float(luma[:middle_row].mean() - luma[middle_row:].mean()),
+            "left_light": float(luma[:, :middle_column].mean() - luma[:, middle_column:].mean()),
+            "contrast": float(luma.std()),
+        }
+
+
+def colour_shares(rgb: UInt8[np.ndarray, "h w 3"]) -> dict[str, float]:
+    """Share of the pixels of each named colour; the shares add up to 1."""
+    hue, saturation, value = np.moveaxis(cv2.cvtColor(rgb, cv2.COLOR_RGB2HSV), 2, 0)
+    index = np.full(hue.shape, COLOURS.index("red"))
+    low = 0
+    for high, name in (*_HUES, (_PINK_HUE, "pink"), (_RED_HUE, "red")):
+        index[(hue >= low) & (hue < high)] = COLOURS.index(name)
+        low = high
+    warm = (hue < 26) | (hue >= _PINK_HUE)
+    index[warm & (value < 150) & (saturation >= 45) & (hue >= 4) & (hue < 26)] = COLOURS.index("brown")
+    index[warm & (saturation < 110) & (value > 190) & (hue < 8)] = COLOURS.index("pink")
+    faint = saturation < 45
+    index[faint] = COLOURS.index("grey")
+    index[faint & (value > 200)] = COLOURS.index("white")
+    index[value < 45] = COLOURS.index("black")
+    counts = np.bincount(index.ravel(), minlength=len(COLOURS)) / index.size
+    return {name: float(share) for name, share in zip(COLOURS, counts, strict=True)}
+
+
+def score(series: Mapping[str, Float[np.ndarray, "t"]]) -> dict[str, float]:
+    """Means over the frames: `colour_<name>` for each named colour, `upper_light`, `left_light`, `contrast`."""
+    shares = {f"colour_{name}": float(series[name].mean()) for name in COLOURS}
+    return {**shares, **{name: float(series[name].mean()) for name in ("upper_light", "left_light", "contrast")}}
