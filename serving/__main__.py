@@ -1,0 +1,86 @@
+"""The command line of the service: run it here, print its Ray Serve config, list the shipped configurations."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import yaml
+
+from groundwork.commands import Command, Options, RayOptions, Recipes, run_command_line
+from groundwork.config import shipped_recipes
+from serving.config import CONFIGS, ServingConfig
+
+
+class RunOptions(RayOptions):
+    """Flags of `run`."""
+
+    weights: str
+    """Weights in the diffusers layout, any URI: RUN/weights."""
+    host: str = "127.0.0.1"
+    """Address to listen at; 0.0.0.0 for every network of this machine."""
+    port: int = 8000
+    """Port to listen at."""
+
+
+class BuildOptions(Options):
+    """Flags of `build`."""
+
+    weights: str
+    """Weights in the diffusers layout, any URI that the cluster reaches."""
+    host: str = "127.0.0.1"
+    """Address that the proxies listen at."""
+    port: int = 8000
+    """Port that the proxies listen at."""
+
+
+def _run(options: RunOptions, config: ServingConfig) -> None:
+    from serving.service import running
+
+    with running(config, weights=options.weights, host=options.host, port=options.port, address=options.address) as url:
+        print(f"Serving at {url}  (Ctrl-C stops)", flush=True)
+        while True:
+            time.sleep(3600)
+
+
+def _build(options: BuildOptions, config: ServingConfig) -> dict[str, Any]:
+    from serving.service import serve_config
+
+    return serve_config(config, weights=options.weights, host=options.host, port=options.port)
+
+
+def _configs(_: Options) -> dict[str, list[str]]:
+    return {"configs": shipped_recipes(CONFIGS)}
+
+
+_RECIPES = Recipes(model=ServingConfig, folder=CONFIGS)
+
+COMMANDS = (
+    Command(name="run", summary="Run the service until Ctrl-C.", options=RunOptions, run=_run, recipes=_RECIPES),
+    Command(
+        name="build",
+        summary="Print the Ray Serve config for 'serve deploy' and KubeRay.",
+        options=BuildOptions,
+        run=_build,
+        recipes=_RECIPES,
+        text=lambda document: str(yaml.safe_dump(document, sort_keys=False)).rstrip(),
+    ),
+    Command(
+        name="configs",
+        summary="List the shipped configurations.",
+        options=Options,
+        run=_configs,
+        text=lambda found: "\n".join(found["configs"]),
+    ),
+)
+
+
+def main(argv: Sequence[str] | None = None, *, program: str = "python -m serving") -> int:
+    """Run one command; returns the exit code."""
+    return run_command_line(program, COMMANDS, sys.argv[1:] if argv is None else argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,135 @@
+"""Jobs become latents: the deployment that pulls jobs and denoises them step by step, resuming where another died."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from ray import serve
+from ray.serve.handle import DeploymentHandle
+from torch import Tensor
+
+from cogvideox.sampler import SamplerState
+from cogvideox.trajectory import Trajectory
+from groundwork.errors import StorageError
+from groundwork.storage import Storage, open_storage
+from groundwork.telemetry import get_logger
+from serving import results
+from serving.jobs.deployment import JobsClient
+from serving.jobs.job import Job
+from serving.model import DenoiseModel, device
+from serving.text import TextClient
+from serving.worker import ComputeThread, Held, Released, Worker
+
+_logger = get_logger("serving.denoiser")
+
+
+class Prompts(Protocol):
+    """The text encoder, as far as denoising needs it."""
+
+    async def encode(self, prompt: str) -> Tensor: ...
+
+
+class Denoising:
+    """The life of one job in a denoiser; knows the store, the storage and the model, but not Ray."""
+
+    def __init__(
+        self,
+        model: DenoiseModel,
+        storage: Storage,
+        *,
+        text: Prompts,
+        thread: ComputeThread,
+        checkpoint_every_steps: int,
+    ) -> None:
+        self._model, self._storage, self._text, self._thread = model, storage, text, thread
+        self._every = checkpoint_every_steps
+
+    async def __call__(self, held: Held) -> None:
+        """Denoise the job to its end and hand it to the decoder. Raises Released, LeaseLostError."""
+        prompts = self._model.prompts(held.job.settings)
+        trajectory = self._model.trajectory(held.job.settings, [await self._text.encode(prompt) for prompt in prompts])
+        state = await self._thread.run(self._first_state, held.job, trajectory)
+        if state.step:
+            await held.jobs.call("resumed", held.lease, step=state.step)
+        while not state.finished:
+            state = await self._thread.run(trajectory.step, state)
+            if not await self._report(held, state):
+                return
+        sha256 = await self._thread.run(self._store_latent, held.job, trajectory.latent(state))
+        await held.jobs.call("hand_over", held.lease, latent_sha256=sha256, seconds=held.seconds)
+        await self._thread.run(self._storage.delete_tree, results.state_folder(held.job.id))
+
+    async def _report(self, held: Held, state: SamplerState) -> bool:
+        """Tell the store that a step is finished, save the state when it is time; whether to go on."""
+        orders = await held.report(step=state.step)
+        if orders.cancel:
+            return False
+        release = orders.release and not state.finished
+        if release or (state.step % self._every == 0 and not state.finished):
+            await self._save(held, state)
+        if release:
+            raise Released
+        return True
+
+    async def _save(self, held: Held, state: SamplerState) -> None:
+        """Store the state; it counts once the job store knows of it, and then the one before it can go."""
+        name = results.state_file(held.lease, step=state.step)
+        try:
+            await self._thread.run(self._storage.write_bytes, name, state.to_bytes())
+        except StorageError as error:
+            # A full disk costs the safety of the job, not the job.
+            _logger.warning("job %s: state after step %d is not saved: %s", held.job.id, state.step, error)
+            return
+        await held.report(checkpoint=name)
+        if held.checkpoint is not None:
+            await self._thread.run(self._storage.delete, held.checkpoint)
+        held.checkpoint = name
+
+    def _first_state(self, job: Job, trajectory: Trajectory) -> SamplerState:
+        if job.checkpoint is not None:
+            try:
+                return SamplerState.from_bytes(self._storage.read_bytes(job.checkpoint), device=device())
+            except StorageError as error:
+                _logger.warning("job %s starts over, its saved state cannot be read: %s", job.id, error)
+        return trajectory.start()
+
+    def _store_latent(self, job: Job, latent: Tensor) -> str:
+        data, sha256 = results.pack_latent(latent)
+        self._storage.write_bytes(results.latent_file(job.id), data)
+        return sha256
+
+
+@serve.deployment(name="Denoiser", max_ongoing_requests=10, graceful_shutdown_wait_loop_s=0.2)
+class Denoiser:
+    """One job after the other. All control runs on the event loop, all arithmetic in one thread."""
+
+    async def __init__(
+        self,
+        jobs: DeploymentHandle,
+        text: DeploymentHandle,
+        *,
+        weights: str,
+        results_uri: str,
+        threads: int,
+        lease_seconds: float,
+        checkpoint_every_steps: int,
+    ) -> None:
+        self._thread = ComputeThread(threads=threads)
+        loaded = await self._thread.run(DenoiseModel.load, weights)
+        work = Denoising(
+            loaded,
+            open_storage(results_uri),
+            text=TextClient(text),
+            thread=self._thread,
+            checkpoint_every_steps=checkpoint_every_steps,
+        )
+        self._worker = Worker(JobsClient(jobs), work, stage="denoise", lease_seconds=lease_seconds)
+
+    async def check_health(self) -> None:
+        """Serve replaces this replica when its loop has died."""
+        self._worker.check()
+
+    async def __del__(self) -> None:
+        if hasattr(self, "_worker"):
+            await self._worker.stop()
+            self._thread.close()

@@ -1,0 +1,98 @@
+"""A Ray Serve application out of weights and a configuration: what `serve deploy` imports.
+
+No `from __future__ import annotations` here: Ray Serve reads the builder's annotation to validate its arguments.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from groundwork.config import FrozenModel
+from groundwork.errors import RunError
+from groundwork.storage import open_storage
+from serving.card import ModelCard
+from serving.config import Replicas, ServingConfig
+
+
+class ServiceArguments(FrozenModel):
+    """What `build_app` takes: the `args` of an application in a Ray Serve config."""
+
+    weights: str
+    """Weights in the diffusers layout, any URI."""
+    config: ServingConfig = ServingConfig()
+
+
+class Places(FrozenModel):
+    """Where a service keeps what outlives it."""
+
+    database: str
+    results_uri: str
+
+    @classmethod
+    def of(cls, config: ServingConfig, *, weights: str) -> "Places":
+        """Raises RunError where state_dir must be given."""
+        storage = open_storage(weights)
+        if config.state_dir is None and not storage.is_local:
+            hint = "Give --state-dir, a folder on a local disk that survives a restart."
+            raise RunError("The job database needs a local folder, and the weights are elsewhere.", hint)
+        state = Path(config.state_dir or Path(storage.root).parent / "serving").expanduser().absolute()
+        return cls(database=str(state / "jobs.sqlite"), results_uri=config.results or str(state / "results"))
+
+
+def build_app(arguments: ServiceArguments) -> Any:
+    """The Serve application; `import_path` of a Serve config. Raises WeightsError, RunError, ValueError."""
+    from serving.decoder import Decoder
+    from serving.denoiser import Denoiser
+    from serving.ingress import Ingress
+    from serving.jobs.deployment import Jobs
+    from serving.text import Text
+
+    config, weights = arguments.config, arguments.weights
+    places, card = Places.of(config, weights=weights), offered_card(config, weights=weights)
+    common = {"weights": weights, "results_uri": places.results_uri, "lease_seconds": config.lease_seconds}
+    jobs = Jobs.options(**_options(config, Replicas(num_cpus=config.jobs_num_cpus))).bind(
+        places.database, max_losses=config.max_losses
+    )
+    text = Text.options(**_options(config, config.text)).bind(weights, threads=config.text.threads)
+    denoiser = Denoiser.options(**_options(config, config.denoiser)).bind(
+        jobs,
+        text,
+        threads=config.denoiser.threads,
+        checkpoint_every_steps=config.checkpoint_every_steps,
+        **common,
+    )
+    decoder = Decoder.options(**_options(config, config.decoder)).bind(jobs, threads=config.decoder.threads, **common)
+    return Ingress.options(**_options(config, config.ingress)).bind(
+        jobs,
+        text,
+        denoiser,
+        decoder,
+        card=card,
+        results_uri=places.results_uri,
+        max_queued_jobs=config.max_queued_jobs,
+    )
+
+
+def absolute(uri: str) -> str:
+    """A local path made absolute: replicas have another working folder."""
+    storage = open_storage(uri)
+    return storage.root if storage.is_local else uri
+
+
+def offered_card(config: ServingConfig, *, weights: str) -> ModelCard:
+    """The model as it will be offered. Raises WeightsError, and ValueError for sizes the model cannot make."""
+    from serving.model import read_card
+
+    return ModelCard.of(
+        read_card(weights),
+        sizes=config.sizes,
+        steps=config.num_inference_steps,
+        max_steps=config.max_inference_steps,
+    )
+
+
+def _options(config: ServingConfig, replicas: Replicas) -> dict[str, Any]:
+    return {
+        "num_replicas": replicas.min_replicas,
+        "ray_actor_options": {"num_cpus": replicas.num_cpus, "num_gpus": replicas.num_gpus},
+        "graceful_shutdown_timeout_s": config.drain_seconds,
+    }

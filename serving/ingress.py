@@ -1,0 +1,40 @@
+"""The deployment that answers HTTP: stateless, any number of replicas, without torch."""
+
+from __future__ import annotations
+
+from fastapi import FastAPI
+from ray import serve
+from ray.serve.handle import DeploymentHandle
+
+from groundwork.storage import open_storage
+from serving.app import create_app
+from serving.card import ModelCard
+from serving.desk import Desk
+from serving.jobs.deployment import JobsClient
+from serving.text import TextClient
+
+
+@serve.deployment(name="Ingress", max_ongoing_requests=200, graceful_shutdown_wait_loop_s=0.2)
+@serve.ingress()
+class Ingress:
+    """The application of `serving.app`, with the job store and the text encoder behind it."""
+
+    def __init__(
+        self,
+        jobs: DeploymentHandle,
+        text: DeploymentHandle,
+        *_workers: DeploymentHandle,  # not called: they pull; being bound here makes them part of the application
+        card: ModelCard,
+        results_uri: str,
+        max_queued_jobs: int,
+    ) -> None:
+        self._desk = Desk(
+            JobsClient(jobs),
+            TextClient(text),
+            card=card,
+            storage=open_storage(results_uri),
+            max_queued_jobs=max_queued_jobs,
+        )
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        return create_app(self._desk)

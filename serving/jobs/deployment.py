@@ -1,0 +1,126 @@
+"""The one writer: a Serve deployment with a single replica that owns the SQLite file, and the client to it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from ray import serve
+from ray.exceptions import RayActorError
+from ray.serve.exceptions import RayServeException
+from ray.serve.handle import DeploymentHandle
+
+from serving.jobs.job import Job, Lease, Orders, Stage
+from serving.jobs.sqlite import SqliteJobStore
+
+_LONGEST_WAIT_SECONDS = 5.0
+_RETRY_SECONDS = 30.0
+_NEWS = ("create", "release", "hand_over", "complete", "fail")  # after these, someone who waits may go on
+
+
+@serve.deployment(name="Jobs", num_replicas=1, max_ongoing_requests=1000, graceful_shutdown_wait_loop_s=0.2)
+class Jobs:
+    """Calls the store in a thread of its own, one call at a time, and wakes waiting workers when there is work."""
+
+    def __init__(self, path: str, *, max_losses: int) -> None:
+        self._store = SqliteJobStore(Path(path), max_losses=max_losses)
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="jobs")
+        self._news = asyncio.Condition()
+        self._draining = False
+
+    async def call(self, method: str, *args: Any, **kwargs: Any) -> Any:
+        """Any method of `JobStore`."""
+        answer = await self._in_writer(method, *args, **kwargs)
+        if method in _NEWS:
+            async with self._news:
+                self._news.notify_all()
+        return answer
+
+    async def claim(self, stage: Stage, *, worker: str, lease_seconds: float) -> Job | None:
+        """`JobStore.claim` that waits a few seconds for work instead of being asked again and again."""
+        stop = time.monotonic() + _LONGEST_WAIT_SECONDS
+        while not self._draining:
+            async with self._news:
+                job: Job | None = await self._in_writer("claim", stage, worker=worker, lease_seconds=lease_seconds)
+                left = stop - time.monotonic()
+                if job is not None or left <= 0:
+                    return job
+                await self._wait(min(left, await self._until_next_expiry()))
+        return None
+
+    async def renew(self, lease: Lease, **report: Any) -> Orders:
+        """`JobStore.renew`; while the service goes down the answer is to release."""
+        orders: Orders = await self._in_writer("renew", lease, **report)
+        return orders.model_copy(update={"release": self._draining})
+
+    async def drain(self, *, timeout_seconds: float) -> bool:
+        """Give out nothing more and wait until every lease is given back; whether that came to pass in time."""
+        self._draining = True
+        stop = time.monotonic() + timeout_seconds
+        async with self._news:
+            self._news.notify_all()
+            while await self._in_writer("holds_leases"):
+                left = stop - time.monotonic()
+                if left <= 0:
+                    return False
+                await self._wait(min(left, 1.0))
+        return True
+
+    async def check_health(self) -> None:
+        """Serve replaces this replica when the database does not answer."""
+        await self._in_writer("next_expiry")
+
+    async def __del__(self) -> None:
+        if hasattr(self, "_writer"):
+            await self._in_writer("close")
+            self._writer.shutdown()
+
+    async def _in_writer(self, method: str, *args: Any, **kwargs: Any) -> Any:
+        call = partial(getattr(self._store, method), *args, **kwargs)
+        return await asyncio.get_running_loop().run_in_executor(self._writer, call)
+
+    async def _until_next_expiry(self) -> float:
+        expiry = await self._in_writer("next_expiry")
+        return _LONGEST_WAIT_SECONDS if expiry is None else max(0.1, expiry - time.time())
+
+    async def _wait(self, seconds: float) -> None:
+        try:
+            await asyncio.wait_for(self._news.wait(), seconds)
+        except TimeoutError:
+            return
+
+
+class JobsClient:
+    """The store, as the other deployments see it: while its actor is replaced, calls wait and are made again.
+
+    Every method of the store can be repeated safely, so a call whose answer was lost is simply made again.
+    """
+
+    def __init__(self, handle: DeploymentHandle) -> None:
+        self._handle = handle
+
+    async def call(self, method: str, *args: Any, **kwargs: Any) -> Any:
+        """Any method of `JobStore`."""
+        return await self._retried(self._handle.call, method, *args, **kwargs)
+
+    async def claim(self, stage: Stage, *, worker: str, lease_seconds: float) -> Job | None:
+        job: Job | None = await self._retried(self._handle.claim, stage, worker=worker, lease_seconds=lease_seconds)
+        return job
+
+    async def renew(self, lease: Lease, **report: Any) -> Orders:
+        orders: Orders = await self._retried(self._handle.renew, lease, **report)
+        return orders
+
+    async def _retried(self, method: Any, *args: Any, **kwargs: Any) -> Any:
+        stop = time.monotonic() + _RETRY_SECONDS
+        while True:
+            try:
+                return await method.remote(*args, **kwargs)
+            except (RayActorError, RayServeException):
+                if time.monotonic() > stop:
+                    raise
+                await asyncio.sleep(0.5)
