@@ -62,7 +62,7 @@ def generate(options: GenerateOptions) -> dict[str, Any]:
             num_steps=options.steps,
             guidance_scale=options.guidance_scale,
             seed=options.seed,
-            on_step=lambda *_: progress.update(),
+            callback=lambda _: progress.update(),
         )
     Path(options.out).parent.mkdir(parents=True, exist_ok=True)
     media.write_video(options.out, frames, fps=card.fps)
