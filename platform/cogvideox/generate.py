@@ -238,7 +238,8 @@ def _fit(frames: UInt8[Tensor, "t h w 3"], *, height: int, width: int) -> Float[
         pixels = F.interpolate(pixels, size=size, mode="bicubic", antialias=True, align_corners=False).clamp(-1, 1)
         top, left = (size[0] - height) // 2, (size[1] - width) // 2
         pixels = pixels[..., top : top + height, left : left + width]
-    return rearrange(pixels, "t c h w -> 1 c t h w")
+    clip: Tensor = rearrange(pixels, "t c h w -> 1 c t h w")
+    return clip
 
 
 def _download(hub_id: str) -> Path:

@@ -57,7 +57,8 @@ def guided_velocity(
     """
     times = torch.full((model_input.shape[0],), timestep, dtype=torch.int64, device=model_input.device)
     if negative is None:
-        return denoiser(model_input, timestep=times, text_embedding=positive).float()  # type: ignore[no-any-return]
+        alone: Tensor = denoiser(model_input, timestep=times, text_embedding=positive)
+        return alone.float()
     if split or second is not None:
         unconditional = _elsewhere(second or denoiser, model_input, times, negative)
         conditional = denoiser(model_input, timestep=times, text_embedding=positive).float()

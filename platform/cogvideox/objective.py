@@ -93,7 +93,7 @@ def uniform_timesteps_per_rank(seed: int, step: int, num_samples: int, *, rank: 
     return torch.tensor([_timestep((group + draw) / groups) for draw in draws], dtype=torch.int64)
 
 
-def noise_for(seed: int, step: int, clip_id: str | int, shape: Sequence[int]) -> Float[Tensor, "..."]:
+def noise_for(seed: int, step: int, clip_id: str | int, shape: Sequence[int]) -> Float[Tensor, ...]:
     """Unit Gaussian noise of one clip at one step: float32 on the CPU, the same on any number of ranks."""
     generator = torch.Generator().manual_seed(stream_seed(seed, step, "noise", clip_id))
     return torch.randn(tuple(shape), generator=generator)

@@ -59,7 +59,8 @@ class SamplerState:
         if self.previous is not None:
             tensors["previous"] = self.previous.contiguous()
         tensors["progress"] = torch.tensor([self.seed, self.step, *self.timesteps], dtype=torch.int64)
-        return save(tensors)
+        data: bytes = save(tensors)
+        return data
 
     @classmethod
     def from_bytes(cls, data: bytes, *, device: torch.device | str = "cpu") -> SamplerState:

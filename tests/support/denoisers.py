@@ -73,7 +73,9 @@ def ask_diffusers(model: CogVideoXTransformer3DModel, config: DenoiserConfig, la
     return answer.transpose(1, 2)
 
 
-def question(config: DenoiserConfig, *, frames: int = 3, height: int = 8, width: int = 12, batch: int = 2, seed: int = 0):
+def question(
+    config: DenoiserConfig, *, frames: int = 3, height: int = 8, width: int = 12, batch: int = 2, seed: int = 0
+):
     """Noisy latent, timesteps and text of one denoiser call."""
     generator = torch.Generator().manual_seed(seed)
     latent = torch.randn(batch, config.in_channels, frames, height, width, generator=generator)

@@ -25,16 +25,18 @@ def attend(
     lengths = layout.clip_lengths
     if len(set(lengths)) == 1:
         batched = (rearrange(x, "(b n) k d -> b k n d", b=len(lengths)) for x in (query, key, value))
-        return rearrange(F.scaled_dot_product_attention(*batched), "b k n d -> (b n) k d")
+        attended: Tensor = rearrange(F.scaled_dot_product_attention(*batched), "b k n d -> (b n) k d")
+        return attended
     if query.is_cuda and query.dtype in (torch.float16, torch.bfloat16):
         return _attend_variable_length(query, key, value, layout=layout)
-    parts = (x.split(lengths) for x in (query, key, value))
+    parts = (torch.split(x, list(lengths)) for x in (query, key, value))
     return torch.cat([_attend_one(q, k, v) for q, k, v in zip(*parts, strict=True)])
 
 
 def _attend_one(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     heads_first = (rearrange(x, "n k d -> 1 k n d") for x in (query, key, value))
-    return rearrange(F.scaled_dot_product_attention(*heads_first), "1 k n d -> n k d")
+    attended: Tensor = rearrange(F.scaled_dot_product_attention(*heads_first), "1 k n d -> n k d")
+    return attended
 
 
 def _attend_variable_length(query: Tensor, key: Tensor, value: Tensor, *, layout: Layout) -> Tensor:
@@ -75,7 +77,8 @@ class Attention(nn.Module):
     def forward(self, tokens: Float[Tensor, "n d"], *, layout: Layout, rope: Tensor | None) -> Float[Tensor, "n d"]:
         """Attended tokens, before the residual."""
         query, key, value = self.project(tokens, rope=rope)
-        return self.out(attend(query, key, value, layout=layout).flatten(1))
+        attended: Tensor = self.out(attend(query, key, value, layout=layout).flatten(1))
+        return attended
 
     def project(self, tokens: Float[Tensor, "n d"], *, rope: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Normalised, rotated queries and keys, and values, each [n, k, d]."""

@@ -28,7 +28,8 @@ class FeedForward(nn.Module):
 
     def forward(self, tokens: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
         """Changed tokens, before the residual."""
-        return self.down(F.gelu(self.up(tokens), approximate="tanh"))
+        changed: Tensor = self.down(F.gelu(self.up(tokens), approximate="tanh"))
+        return changed
 
 
 class Block(nn.Module):

@@ -96,11 +96,11 @@ class Denoiser(nn.Module):
         text = self.text_projection(torch.cat(batch.text_embeddings))
         patches = [patchify(pad_front(latent, self.config), self.config) for latent in batch.latents]
         video = self.patch_projection(torch.cat(patches))
-        pairs = zip(text.split(layout.text_lengths), video.split([g.num_tokens for g in layout.grids]), strict=True)
-        for clip_text, clip_video in pairs:
-            tokens += (clip_text, clip_video)
+        counts = [grid.num_tokens for grid in layout.grids]
+        for pair in zip(torch.split(text, list(layout.text_lengths)), torch.split(video, counts), strict=True):
+            tokens += pair
         rows = self._run(torch.cat(tokens), layout=layout, timestep=batch.timesteps, offset=offset)
-        per_clip = zip(rows.split([g.num_tokens for g in layout.grids]), layout.grids, batch.latents, strict=True)
+        per_clip = zip(torch.split(rows, counts), layout.grids, batch.latents, strict=True)
         return [
             unpatchify(part, grid, self.config)[:, missing_frames(latent.shape[1], self.config) :]
             for part, grid, latent in per_clip
@@ -126,15 +126,18 @@ class Denoiser(nn.Module):
         bias = torch.addcmul(shift, self.out_norm.bias, 1 + scale)
         # `alone` has an empty text segment before each video segment: the norms are given to both.
         both = Modulation(*(x.repeat_interleave(2, dim=0) for x in (weight, bias, bias)))
-        return self.out_projection(segment_norm(self.final_norm(video), both, layout=alone, eps=self.config.norm_eps))
+        normed = segment_norm(self.final_norm(video), both, layout=alone, eps=self.config.norm_eps)
+        rows: Tensor = self.out_projection(normed)
+        return rows
 
     def _time(self, timestep: Tensor, offset: Tensor | None, *, dtype: torch.dtype) -> Float[Tensor, "b time"]:
-        time = self.time_embedding(timestep, dtype=dtype)
+        time: Tensor = self.time_embedding(timestep, dtype=dtype)
         if self.offset_embedding is None:
             return time
         if offset is None:
             offset = torch.full_like(timestep, _INFERENCE_OFFSET, dtype=torch.float32)
-        return time + self.offset_embedding(offset, dtype=dtype)
+        extra: Tensor = self.offset_embedding(offset, dtype=dtype)
+        return time + extra
 
     def _rope(self, layout: Layout, device: torch.device) -> Float[Tensor, "n pairs 2"]:
         tables = {grid: rope_table(grid, self.config, device=device) for grid in dict.fromkeys(layout.grids)}
@@ -151,7 +154,7 @@ class Denoiser(nn.Module):
                 raise ValueError(
                     f"text lengths {layout.text_lengths}: learned positions need {self.config.max_text_tokens} tokens"
                 )
-            return tokens + self.learned_positions.repeat(layout.num_clips, 1)
+            return tokens + self.learned_positions.to(tokens.dtype).repeat(layout.num_clips, 1)
         pieces: list[Tensor] = []
         for text_length, grid in zip(layout.text_lengths, layout.grids, strict=True):
             pieces += (
@@ -176,7 +179,8 @@ class ScalarEmbedding(nn.Module):
         exponent = torch.arange(half, dtype=torch.float32, device=value.device) * (-math.log(10000.0) / half)
         angles = value.float()[:, None] * exponent.exp()
         sinusoid = torch.cat((angles.cos(), angles.sin()), dim=-1).to(dtype)
-        return self.second(F.silu(self.first(sinusoid)))
+        embedded: Tensor = self.second(F.silu(self.first(sinusoid)))
+        return embedded
 
 
 def _native_size(config: DenoiserConfig) -> tuple[int, int, int]:

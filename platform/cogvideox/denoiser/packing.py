@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property
-from itertools import accumulate
+from itertools import accumulate, pairwise
 
 import torch
 from jaxtyping import Float, Int
@@ -28,17 +27,17 @@ class Layout:
         """Clips in the row."""
         return len(self.grids)
 
-    @cached_property
+    @property
     def clip_lengths(self) -> tuple[int, ...]:
         """Tokens per clip, text and video together: attention stays inside these."""
         return tuple(text + grid.num_tokens for text, grid in zip(self.text_lengths, self.grids, strict=True))
 
-    @cached_property
+    @property
     def segments(self) -> tuple[slice, ...]:
         """Runs of tokens of one clip and one modality: text 0, video 0, text 1, ..."""
         lengths = [n for text, grid in zip(self.text_lengths, self.grids, strict=True) for n in (text, grid.num_tokens)]
         borders = list(accumulate(lengths, initial=0))
-        return tuple(slice(a, b) for a, b in zip(borders[:-1], borders[1:], strict=True))
+        return tuple(slice(a, b) for a, b in pairwise(borders))
 
     @property
     def num_tokens(self) -> int:

@@ -49,15 +49,14 @@ def pad_front(latent: Float[Tensor, "*b c t h w"], config: DenoiserConfig) -> Fl
 def patchify(latent: Float[Tensor, "*b c t h w"], config: DenoiserConfig) -> Float[Tensor, "*b n f"]:
     """Tokens in (t, h, w) raster order; features ordered channel, frame, row, column, channel slowest."""
     o, p, q = config.patch
-    return rearrange(
-        latent, "... c (t o) (h p) (w q) -> ... (t h w) (c o p q)", o=o, p=p, q=q
-    )
+    rows: Tensor = rearrange(latent, "... c (t o) (h p) (w q) -> ... (t h w) (c o p q)", o=o, p=p, q=q)
+    return rows
 
 
 def unpatchify(rows: Float[Tensor, "*b n f"], grid: Grid, config: DenoiserConfig) -> Float[Tensor, "*b c t h w"]:
     """The inverse of `patchify` for the output channels."""
     o, p, q = config.patch
-    return rearrange(
+    latent: Tensor = rearrange(
         rows,
         "... (t h w) (c o p q) -> ... c (t o) (h p) (w q)",
         t=grid.frames,
@@ -67,4 +66,4 @@ def unpatchify(rows: Float[Tensor, "*b n f"], grid: Grid, config: DenoiserConfig
         p=p,
         q=q,
     )
-
+    return latent

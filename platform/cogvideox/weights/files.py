@@ -142,12 +142,21 @@ def _shards(tensors: Mapping[str, Tensor], limit: int) -> list[dict[str, Tensor]
     return shards
 
 
-Reader = Callable[[], Tensor]
+@dataclass(frozen=True)
+class _Reader:
+    """One tensor of an open file, read when it is called."""
+
+    name: str
+    source: Any
+
+    def __call__(self) -> Tensor:
+        tensor: Tensor = self.source.get_tensor(self.name)
+        return tensor
 
 
 def _tensors(
     folder: Path, *, device: torch.device | str, allow_pickle: bool, problems: list[str]
-) -> Iterable[tuple[str, Reader]]:
+) -> Iterable[tuple[str, Callable[[], Tensor]]]:
     """Name and reader of every tensor in the folder's files; what cannot be opened becomes a problem."""
     for path in _files(folder, problems):
         if path.suffix != ".safetensors":
@@ -156,19 +165,19 @@ def _tensors(
         try:
             with safe_open(path, framework="pt", device=str(device)) as file:
                 for name in list(file.keys()):
-                    yield name, lambda name=name, file=file: file.get_tensor(name)
+                    yield name, _Reader(name, file)
         except (SafetensorError, OSError) as error:
             problems.append(f"unreadable file {path.name}: {error} (truncated?)")
 
 
-def _pickled(path: Path, *, allow_pickle: bool, problems: list[str]) -> Iterable[tuple[str, Reader]]:
+def _pickled(path: Path, *, allow_pickle: bool, problems: list[str]) -> Iterable[tuple[str, Callable[[], Tensor]]]:
     if not allow_pickle:
         problems.append(f"{path.name} is pickled and may run code when read: pass allow_pickle=True to trust it")
         return
     # weights_only refuses everything but tensors and plain containers, even where pickles are allowed.
     tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     for name, tensor in tensors.items():
-        yield name, lambda tensor=tensor: tensor
+        yield name, tensor.clone
 
 
 def _files(folder: Path, problems: list[str]) -> list[Path]:
