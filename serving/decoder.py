@@ -46,12 +46,11 @@ class Decoding:
 class Decoder:
     """One latent after the other; decoding and encoding overlap chunk by chunk."""
 
-    async def __init__(
+    def __init__(
         self, jobs: DeploymentHandle, *, weights: str, results_uri: str, threads: int, lease_seconds: float
     ) -> None:
         self._thread = ComputeThread(threads=threads)
-        loaded = await self._thread.run(DecodeModel.load, weights)
-        work = Decoding(loaded, open_storage(results_uri), thread=self._thread)
+        work = Decoding(DecodeModel.load(weights), open_storage(results_uri), thread=self._thread)
         self._worker = Worker(JobsClient(jobs), work, stage="decode", lease_seconds=lease_seconds)
 
     async def check_health(self) -> None:

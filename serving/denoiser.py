@@ -103,7 +103,7 @@ class Denoising:
 class Denoiser:
     """One job after the other. All control runs on the event loop, all arithmetic in one thread."""
 
-    async def __init__(
+    def __init__(
         self,
         jobs: DeploymentHandle,
         text: DeploymentHandle,
@@ -115,9 +115,8 @@ class Denoiser:
         checkpoint_every_steps: int,
     ) -> None:
         self._thread = ComputeThread(threads=threads)
-        loaded = await self._thread.run(DenoiseModel.load, weights)
         work = Denoising(
-            loaded,
+            DenoiseModel.load(weights),
             open_storage(results_uri),
             text=TextClient(text),
             thread=self._thread,

@@ -49,19 +49,24 @@ def build_app(arguments: ServiceArguments) -> Any:
     config, weights = arguments.config, arguments.weights
     places, card = Places.of(config, weights=weights), offered_card(config, weights=weights)
     common = {"weights": weights, "results_uri": places.results_uri, "lease_seconds": config.lease_seconds}
-    jobs = Jobs.options(**_options(config, Replicas(num_cpus=config.jobs_num_cpus))).bind(
-        places.database, max_losses=config.max_losses
-    )
-    text = Text.options(**_options(config, config.text)).bind(weights, threads=config.text.threads)
-    denoiser = Denoiser.options(**_options(config, config.denoiser)).bind(
+    one = Replicas(num_cpus=config.jobs_num_cpus)
+    jobs = _bound(Jobs, config, one, places.database, max_losses=config.max_losses)
+    text = _bound(Text, config, config.text, weights, threads=config.text.threads)
+    denoiser = _bound(
+        Denoiser,
+        config,
+        config.denoiser,
         jobs,
         text,
         threads=config.denoiser.threads,
         checkpoint_every_steps=config.checkpoint_every_steps,
         **common,
     )
-    decoder = Decoder.options(**_options(config, config.decoder)).bind(jobs, threads=config.decoder.threads, **common)
-    return Ingress.options(**_options(config, config.ingress)).bind(
+    decoder = _bound(Decoder, config, config.decoder, jobs, threads=config.decoder.threads, **common)
+    return _bound(
+        Ingress,
+        config,
+        config.ingress,
         jobs,
         text,
         denoiser,
@@ -79,20 +84,27 @@ def absolute(uri: str) -> str:
 
 
 def offered_card(config: ServingConfig, *, weights: str) -> ModelCard:
-    """The model as it will be offered. Raises WeightsError, and ValueError for sizes the model cannot make."""
+    """The model as it will be offered. Raises WeightsError, RunError for a model or sizes that cannot be offered."""
     from serving.model import read_card
 
-    return ModelCard.of(
-        read_card(weights),
-        sizes=config.sizes,
-        steps=config.num_inference_steps,
-        max_steps=config.max_inference_steps,
-    )
+    variant = read_card(weights)
+    if variant.takes_image:
+        raise RunError(f"{variant.name} needs a first frame, and this service makes videos from text alone so far.")
+    try:
+        return ModelCard.of(
+            variant,
+            sizes=config.sizes,
+            steps=config.num_inference_steps,
+            max_steps=config.max_inference_steps,
+        )
+    except ValueError as error:
+        raise RunError(f"The configuration offers what {variant.name} cannot make: {error}", "Change sizes.") from error
 
 
-def _options(config: ServingConfig, replicas: Replicas) -> dict[str, Any]:
-    return {
-        "num_replicas": replicas.min_replicas,
-        "ray_actor_options": {"num_cpus": replicas.num_cpus, "num_gpus": replicas.num_gpus},
-        "graceful_shutdown_timeout_s": config.drain_seconds,
-    }
+def _bound(deployment: Any, config: ServingConfig, replicas: Replicas, *args: Any, **kwargs: Any) -> Any:
+    """A deployment with its share of the cluster and its constructor's arguments."""
+    return deployment.options(
+        num_replicas=replicas.min_replicas,
+        ray_actor_options={"num_cpus": replicas.num_cpus, "num_gpus": replicas.num_gpus},
+        graceful_shutdown_timeout_s=config.drain_seconds,
+    ).bind(*args, **kwargs)

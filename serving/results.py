@@ -46,4 +46,5 @@ def pack_latent(latent: Float[Tensor, "b c t h w"]) -> tuple[bytes, str]:
 
 def unpack_latent(data: bytes) -> Float[Tensor, "b c t h w"]:
     """The inverse of `pack_latent`."""
-    return load(data)["latent"]
+    latent: Tensor = load(data)["latent"]
+    return latent

@@ -58,14 +58,17 @@ def running(
     check_port(host, port)
     url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
     with ray_session(address):
-        jobs = _start(config, weights=weights, host=host, port=port)
         try:
+            jobs = _start(config, weights=weights, host=host, port=port)
             with Progress("starting the service", total=None, unit="s") as progress:
                 _wait_until_ready(url, progress)
             _logger.info("serving at %s, jobs in %s", url, places.database)
-            yield url
+            try:
+                yield url
+            finally:
+                _drain(jobs, seconds=config.drain_seconds)
         finally:
-            _stop(config, jobs)
+            _stop()
 
 
 def _start(config: ServingConfig, *, weights: str, host: str, port: int) -> Any:
@@ -109,21 +112,25 @@ def _reasons(application: Any) -> str:
     )
 
 
-def _stop(config: ServingConfig, jobs: Any) -> None:
-    """Have every worker give its lease back with its state saved, then shut Serve down."""
-    from ray import serve
-
+def _drain(jobs: Any, *, seconds: float) -> None:
+    """Have every worker finish its step, save its state and give its lease back."""
     try:
-        drained = jobs.drain.remote(timeout_seconds=config.drain_seconds).result(timeout_s=config.drain_seconds + 5)
-        if not drained:
-            _logger.warning("a worker did not stop in time; its job will go on from its last saved state")
+        drained = jobs.drain.remote(timeout_seconds=seconds).result(timeout_s=seconds + 5)
     except Exception as error:  # whatever is broken, Serve must go down
         _logger.warning("the workers could not be told to stop: %s", error)
-    finally:
-        if set(serve.status().applications) - {APPLICATION}:
-            serve.delete(APPLICATION)
-        else:
-            serve.shutdown()
+        return
+    if not drained:
+        _logger.warning("a worker did not stop in time; its job will go on from its last saved state")
+
+
+def _stop() -> None:
+    """Take the application away, and Serve with it unless it carries others."""
+    from ray import serve
+
+    if set(serve.status().applications) - {APPLICATION}:
+        serve.delete(APPLICATION)
+    else:
+        serve.shutdown()
 
 
 def check_port(host: str, port: int) -> None:
