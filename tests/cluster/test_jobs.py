@@ -32,9 +32,7 @@ def dataset(head: Head, tmp_path_factory: pytest.TempPathFactory, sample_videos:
 
 def run_ray(head: Head, words: list[str]) -> subprocess.CompletedProcess[str]:
     environment = head.environment | {"RAY_ADDRESS": head.jobs_url}
-    return subprocess.run(
-        [BIN / "ray", *words], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=500
-    )
+    return subprocess.run([BIN / "ray", *words], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=500)
 
 
 def run_cvx(head: Head, words: list[str]) -> subprocess.CompletedProcess[str]:

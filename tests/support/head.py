@@ -44,7 +44,7 @@ def free_ports(count: int) -> list[int]:
 
 @contextmanager
 def ray_head(*, num_cpus: int = 8) -> Iterator[Head]:
-    """Start `ray start --head` as cluster.yaml does: PYTHONPATH=platform and token authentication in its environment."""
+    """Start `ray start --head` as cluster.yaml does: PYTHONPATH=platform and token authentication on."""
     folder = Path(tempfile.mkdtemp(prefix="cvx-head-", dir="/tmp"))
     token = folder / "token"
     token.touch(mode=0o600)
@@ -81,7 +81,10 @@ def _wait_until_ready(process: subprocess.Popen[bytes], url: str, token: str, lo
         if process.poll() is not None:
             break
         try:
-            if httpx.get(f"{url}/api/jobs/", headers={"Authorization": f"Bearer {token}"}, timeout=5).status_code == 200:
+            if (
+                httpx.get(f"{url}/api/jobs/", headers={"Authorization": f"Bearer {token}"}, timeout=5).status_code
+                == 200
+            ):
                 return
         except httpx.HTTPError:
             pass
