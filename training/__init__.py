@@ -1,0 +1,1 @@
+"""Bucketed latents to checkpoint to weights: the training stage."""

@@ -1,0 +1,124 @@
+"""A recipe and a dataset become the clips to train on, or an error that says why they do not fit together."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cogvideox.denoiser.patches import check_latent
+from cogvideox.text_encoder import HashTextEncoder
+from cogvideox.variants import VARIANTS, Variant
+from cogvideox.weights import toy_autoencoder_folder
+from groundwork.errors import InputError, RecipeError, WeightsError
+from groundwork.storage import Storage, open_storage
+from training.clips import IndexedClip, read_index, read_manifest
+from training.recipe import Stage, TrainRecipe
+
+
+def variant_of(recipe: TrainRecipe) -> Variant:
+    """The recipe's model card. Raises RecipeError that lists the known ones."""
+    if recipe.variant not in VARIANTS:
+        raise RecipeError(f"variant {recipe.variant!r} is not known.", f"Variants: {', '.join(VARIANTS)}.")
+    variant = VARIANTS[recipe.variant]
+    if variant.takes_image:
+        raise RecipeError(f"variant {recipe.variant!r}: training of image-to-video models is not built yet.")
+    return variant
+
+
+def fitting_clips(recipe: TrainRecipe, dataset: Storage) -> tuple[IndexedClip, ...]:
+    """The dataset's clips, checked against the recipe before anything starts.
+
+    Raises InputError for a dataset that is unfinished, empty, damaged, or made for another variant, autoencoder or
+    text encoder; RecipeError where a stage finds no clip or a row is too short for the longest one.
+    """
+    variant = variant_of(recipe)
+    _check_models(read_manifest(dataset), recipe=recipe, variant=variant, uri=dataset.uri)
+    clips = read_index(dataset)
+    if not clips:
+        raise InputError(f"{dataset.uri} holds no encoded clips.", "Did the rules reject everything? See its report.")
+    for clip in clips:
+        _check_clip(clip, variant=variant, uri=dataset.uri)
+    for stage in recipe.stages:
+        _check_stage(stage, clips)
+    return clips
+
+
+def stage_clips(stage: Stage, clips: tuple[IndexedClip, ...]) -> tuple[int, ...]:
+    """Numbers of the clips that a stage trains on."""
+    return tuple(number for number, clip in enumerate(clips) if not stage.buckets or clip.bucket in stage.buckets)
+
+
+def _check_models(manifest: dict[str, Any], *, recipe: TrainRecipe, variant: Variant, uri: str) -> None:
+    problems = []
+    if manifest.get("variant") != variant.name:
+        problems.append(f"it was encoded for variant {manifest.get('variant')!r}, the recipe says {variant.name!r}")
+    models = manifest.get("models", {})
+    if models.get("scale_factor", variant.scale_factor) != variant.scale_factor:
+        problems.append(f"its latents are scaled by {models['scale_factor']}, the model's by {variant.scale_factor}")
+    if variant.text.kind == "hash" and "text_encoder" in models:
+        expected = HashTextEncoder(variant.text).fingerprint
+        if models["text_encoder"] != expected:
+            problems.append(f"its text encoder is {models['text_encoder']!r}, the model's is {expected!r}")
+    vae = autoencoder_storage(recipe, variant)
+    if "autoencoder" in models and models["autoencoder"] != _checksums(vae):
+        problems.append(f"its latents come from other autoencoder weights than those in {vae.uri}")
+    if problems:
+        listed = "\n".join(f"  - {problem}" for problem in problems)
+        hint = "Curate again with this model, or train the model that it was encoded for."
+        raise InputError(f"{uri} does not fit the recipe {recipe.name!r}:\n{listed}", hint)
+
+
+def autoencoder_storage(recipe: TrainRecipe, variant: Variant) -> Storage:
+    """Where the autoencoder of the exported pipeline lies.
+
+    Raises WeightsError when nothing lies there, RecipeError when the recipe names none and none ships.
+    """
+    if recipe.components:
+        vae = open_storage(recipe.components).child("vae")
+    elif variant.autoencoder == VARIANTS["toy"].autoencoder:
+        vae = open_storage(toy_autoencoder_folder())
+    else:
+        hint = "Give a weights folder that holds vae (and text_encoder, tokenizer): --components URI"
+        raise RecipeError(f"components is empty, and no autoencoder ships for {variant.name}.", hint)
+    if not vae.exists("config.json"):
+        raise WeightsError(f"{vae.uri} holds no autoencoder.", "components must be a whole WEIGHTS folder.")
+    return vae
+
+
+def _checksums(folder: Storage) -> dict[str, str]:
+    return {name: folder.checksum(name) for name in folder.list(suffix=".safetensors")}
+
+
+def _check_clip(clip: IndexedClip, *, variant: Variant, uri: str) -> None:
+    expected = (variant.text.max_tokens, variant.text.width)
+    if clip.text_shape != expected:
+        raise InputError(
+            f"{uri}/{clip.shard}: clip {clip.clip_id} has a text embedding of {clip.text_shape}, "
+            f"{variant.name} takes {expected}.",
+            "Curate again with this variant.",
+        )
+    try:
+        grid = check_latent(clip.latent_shape, variant.denoiser)
+    except ValueError as error:
+        raise InputError(f"{uri}/{clip.shard}: clip {clip.clip_id}: {error}") from error
+    if grid.num_tokens != clip.video_tokens:
+        raise InputError(
+            f"{uri}/{clip.shard}: clip {clip.clip_id} says {clip.video_tokens} tokens, {variant.name} makes "
+            f"{grid.num_tokens} of a latent of {clip.latent_shape}."
+        )
+
+
+def _check_stage(stage: Stage, clips: tuple[IndexedClip, ...]) -> None:
+    chosen = [clips[number] for number in stage_clips(stage, clips)]
+    known = sorted({clip.bucket for clip in clips})
+    unknown = [bucket for bucket in stage.buckets if bucket not in known]
+    if unknown:
+        raise RecipeError(
+            f"stage {stage.name!r}: the dataset has no bucket {', '.join(unknown)}.", f"It has: {', '.join(known)}."
+        )
+    longest = max(chosen, key=lambda clip: clip.num_tokens)
+    if longest.num_tokens > stage.tokens_per_pack:
+        raise RecipeError(
+            f"stage {stage.name!r}: tokens_per_pack is {stage.tokens_per_pack}, but clip {longest.clip_id} "
+            f"({longest.bucket}) has {longest.num_tokens} tokens.",
+            f"Set tokens_per_pack to at least {longest.num_tokens}.",
+        )

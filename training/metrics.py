@@ -1,0 +1,96 @@
+"""Steps become rows of RUN/metrics.parquet and curves of RUN/tensorboard."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import pyarrow as pa
+
+from groundwork.records import from_table, to_table
+from groundwork.storage import Storage
+
+METRICS = "metrics.parquet"
+TENSORBOARD = "tensorboard"
+
+
+@dataclass(frozen=True)
+class StepMetrics:
+    """What one optimiser step showed. `step` counts from 1; `loss` is the step's weighted mean over all clips.
+
+    `gradient_norm` is before clipping; `tokens` are text and video of all clips; the strata are tenths of the
+    timesteps, from nearly clean to pure noise, NaN where the step had none.
+    """
+
+    step: int
+    stage: str
+    loss: float
+    learning_rate: float
+    gradient_norm: float
+    seconds: float
+    clips: int
+    tokens: int
+    stratum_loss: list[float]
+    stratum_clips: list[int]
+
+    SCHEMA: ClassVar[pa.Schema] = pa.schema(
+        [
+            ("step", pa.int64()),
+            ("stage", pa.string()),
+            ("loss", pa.float32()),
+            ("learning_rate", pa.float64()),
+            ("gradient_norm", pa.float32()),
+            ("seconds", pa.float32()),
+            ("clips", pa.int32()),
+            ("tokens", pa.int32()),
+            ("stratum_loss", pa.list_(pa.float32())),
+            ("stratum_clips", pa.list_(pa.int32())),
+        ]
+    )
+
+
+def read_metrics(run: Storage, *, up_to_step: int | None = None) -> list[StepMetrics]:
+    """The rows so far, in order, at most up to a step; none for a run that has not saved yet."""
+    if not run.exists(METRICS):
+        return []
+    rows = from_table(run.read_table(METRICS), StepMetrics)
+    return [row for row in rows if up_to_step is None or row.step <= up_to_step]
+
+
+def write_metrics(run: Storage, rows: Sequence[StepMetrics]) -> None:
+    """All rows of the run, in place of those that stood there."""
+    run.write_table(METRICS, to_table(rows, StepMetrics))
+
+
+class Curves:
+    """TensorBoard event files, written as the run goes; a remote run gets them at every `save`."""
+
+    def __init__(self, run: Storage, *, first_step: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter  # seconds to import, and only one worker writes
+
+        self._run = run
+        self._folder = Path(run.path(TENSORBOARD) if run.is_local else tempfile.mkdtemp(prefix="cvx-tensorboard-"))
+        self._writer = SummaryWriter(str(self._folder), purge_step=first_step, flush_secs=5)
+
+    def add(self, row: StepMetrics) -> None:
+        """One step's points."""
+        facts = {
+            "train/loss": row.loss,
+            "train/gradient_norm": row.gradient_norm,
+            "train/learning_rate": row.learning_rate,
+            "speed/tokens_per_second": row.tokens / row.seconds,
+        }
+        for stratum, (loss, clips) in enumerate(zip(row.stratum_loss, row.stratum_clips, strict=True)):
+            if clips:
+                facts[f"loss_by_timestep/{100 * stratum:03d}"] = loss
+        for name, value in facts.items():
+            self._writer.add_scalar(name, value, row.step)
+
+    def save(self) -> None:
+        """Make sure that storage has what was added."""
+        self._writer.flush()
+        if not self._run.is_local:
+            self._run.upload(self._folder, TENSORBOARD)

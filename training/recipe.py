@@ -1,0 +1,123 @@
+"""What a training recipe may say, as frozen models: every field is also a command-line override."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from groundwork.config import FrozenModel
+
+RECIPES = Path(__file__).parent / "recipes"
+
+MACHINE_FIELDS = ("workers", "checkpoints")
+"""Fields that say where and how safely a run runs, not what it computes: they may change when it is resumed."""
+
+
+class Stage(FrozenModel):
+    """A stretch of steps with its own sizes, budget and learning rate; stages follow each other."""
+
+    name: str = "all"
+    steps: int = Field(gt=0)
+    tokens_per_pack: int = Field(gt=0)
+    """Tokens of one row, text and video together: what a worker's memory must hold."""
+    packs_per_step: int = Field(gt=0)
+    """Rows of one optimiser step over all workers: the global batch, whatever the number of workers."""
+    learning_rate: float = Field(gt=0)
+    final_learning_rate: float = Field(default=0.0, ge=0)
+    """Where the half cosine ends."""
+    warmup_steps: int = Field(default=0, ge=0)
+    buckets: tuple[str, ...] = ()
+    """Folders below `latents/` to train on, e.g. 17x96x144; empty: all."""
+
+    @model_validator(mode="after")
+    def _rates_in_order(self) -> Stage:
+        if self.final_learning_rate > self.learning_rate:
+            raise ValueError("final_learning_rate must not exceed learning_rate")
+        return self
+
+
+class OptimizerSettings(FrozenModel):
+    """AdamW; the defaults are the published fine-tuning settings."""
+
+    beta1: float = Field(default=0.9, ge=0, lt=1)
+    beta2: float = Field(default=0.95, ge=0, lt=1)
+    eps: float = Field(default=1e-8, gt=0)
+    weight_decay: float = Field(default=1e-4, ge=0)
+    gradient_clip: float = Field(default=1.0, gt=0)
+    """Largest norm of the gradient over all parameters."""
+
+
+class EngineSettings(FrozenModel):
+    """How the network is spread over workers (DeepSpeed ZeRO) and computed."""
+
+    zero_stage: Literal[1, 2, 3] = 2
+    """1 shards optimiser states, 2 gradients as well, 3 the parameters too."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """bfloat16: products in bfloat16, weights and optimiser in float32."""
+    activation_checkpointing: bool = False
+    """Recompute layers in the backward pass: less memory, a third more time."""
+
+
+class WorkerSettings(FrozenModel):
+    """How wide a run is. The order of data, timesteps and noise does not depend on it."""
+
+    count: int = Field(default=2, gt=0)
+    cpus: float = Field(default=1.0, gt=0)
+    """Logical CPUs that each worker reserves."""
+    threads: int = Field(default=1, gt=0)
+    """Threads of each worker's arithmetic."""
+    max_failures: int = Field(default=3, ge=0)
+    """How many times the workers are started again after one of them died."""
+    timeout_seconds: int = Field(default=300, gt=0)
+    """A worker that waits for another longer than this gives up."""
+
+
+class CheckpointSettings(FrozenModel):
+    """When training states are saved, and how many are kept."""
+
+    every_steps: int = Field(default=100, gt=0)
+    keep: int = Field(default=2, gt=0)
+
+
+class TrainRecipe(FrozenModel):
+    """Encoded clips to a trained denoiser: one file describes a whole progressive schedule."""
+
+    kind: Literal["denoiser"] = "denoiser"
+    name: str = "toy"
+    variant: str = "toy"
+    """Model card of the denoiser; the dataset must have been encoded for it."""
+    seed: int = 0
+    initial_weights: str = ""
+    """Folder of a transformer to start from; empty: random weights from the seed."""
+    components: str = ""
+    """Weights folder whose vae and text encoder go into the exported pipeline; empty: those that ship with the toy."""
+    stages: tuple[Stage, ...] = Field(min_length=1)
+    weighting: Literal["sample", "sqrt_token", "token"] = "sample"
+    """What a clip counts in the loss: the same as any other, or by the (root of the) number of its video tokens."""
+    text_dropout: float = Field(default=0.1, ge=0, lt=1)
+    """Share of clips whose text is replaced by zeros, which guidance needs."""
+    ema_decay: float = Field(default=0.999, ge=0, lt=1)
+    """Decay of the moving average of the weights, reached gradually."""
+    optimizer: OptimizerSettings = OptimizerSettings()
+    engine: EngineSettings = EngineSettings()
+    workers: WorkerSettings = WorkerSettings()
+    checkpoints: CheckpointSettings = CheckpointSettings()
+
+    @property
+    def num_steps(self) -> int:
+        """Steps of all stages together."""
+        return sum(stage.steps for stage in self.stages)
+
+    def stage_at(self, step: int) -> tuple[int, int]:
+        """Index of the stage that `step` (from 0) belongs to, and the step inside it.
+
+        Raises ValueError for a step outside the schedule.
+        """
+        left = step
+        for index, stage in enumerate(self.stages):
+            if 0 <= left < stage.steps:
+                return index, left
+            left -= stage.steps
+        raise ValueError(f"step={step}: the schedule has steps 0 to {self.num_steps - 1}")

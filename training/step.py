@@ -1,0 +1,163 @@
+"""The packs of one global step become noisy questions, and the velocities that answer them become a loss."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from cogvideox.denoiser import PackedBatch
+from cogvideox.objective import (
+    add_noise,
+    clip_losses,
+    noise_for,
+    stream_seed,
+    uniform_timesteps,
+    velocity_target,
+)
+from cogvideox.schedule import NUM_TIMESTEPS, Schedule
+from training.clips import EncodedClip, IndexedClip
+from training.packs import Pack
+from training.recipe import Stage
+
+Weighting = Literal["sample", "sqrt_token", "token"]
+NUM_STRATA = 10
+
+
+@dataclass(frozen=True)
+class Draw:
+    """What chance decides for one clip of a step: a pure function of (seed, step, name)."""
+
+    clip: int
+    name: str
+    timestep: int
+    drop_text: bool
+    weight: float
+    """Its share of the step's loss; the shares of a step sum to 1."""
+
+
+@dataclass(frozen=True)
+class StepPlan:
+    """A global step as every worker knows it without communication: packs of draws, in the plan's order."""
+
+    step: int
+    packs: tuple[tuple[Draw, ...], ...]
+
+    @property
+    def draws(self) -> tuple[Draw, ...]:
+        return tuple(draw for pack in self.packs for draw in pack)
+
+    def share(self, rank: int, world: int) -> list[tuple[int, tuple[Draw, ...]]]:
+        """The packs of one worker, each with the position of its first clip in `draws`.
+
+        All workers get the same number: one without work for a turn answers a pack of weight 0, because every worker
+        takes part in every reduction.
+        """
+        starts = [sum(len(pack) for pack in self.packs[:index]) for index in range(len(self.packs))]
+        mine = [(starts[index], self.packs[index]) for index in range(rank, len(self.packs), world)]
+        turns = math.ceil(len(self.packs) / world)
+        idle = tuple(Draw(draw.clip, draw.name, draw.timestep, draw.drop_text, 0.0) for draw in self.packs[0])
+        return mine + [(0, idle)] * (turns - len(mine))
+
+
+def plan_step(
+    step: int,
+    packs: Sequence[Pack],
+    clips: Sequence[IndexedClip],
+    *,
+    seed: int,
+    text_dropout: float,
+    weighting: Weighting = "sample",
+) -> StepPlan:
+    """Timesteps by explicit uniform sampling over all clips of the step (paper, section 3.3), text dropout, weights.
+
+    A clip that a step sees twice gets a second name, so that its noise differs. With weighted losses the strata are
+    laid inside each octave of length.
+    """
+    numbers = [number for pack in packs for number in pack]
+    names = _names(clips[number].clip_id for number in numbers)
+    tokens = [clips[number].video_tokens for number in numbers]
+    shares = [_amount(count, weighting) for count in tokens]
+    timesteps = uniform_timesteps(
+        seed, step, len(names), ids=names, lengths=None if weighting == "sample" else tokens
+    ).tolist()
+    draws = iter(
+        [
+            Draw(number, name, timestep, _chance(seed, step, "text", name) < text_dropout, share / sum(shares))
+            for number, name, timestep, share in zip(numbers, names, timesteps, shares, strict=True)
+        ]
+    )
+    return StepPlan(step, tuple(tuple(next(draws) for _ in pack) for pack in packs))
+
+
+@dataclass(frozen=True)
+class Question:
+    """A pack as the denoiser gets it, and the velocities it should answer."""
+
+    batch: PackedBatch
+    targets: tuple[Float[Tensor, "c t h w"], ...]
+    weights: Float[Tensor, " clips"]
+
+
+def ask(draws: Sequence[Draw], encoded: Sequence[EncodedClip], *, seed: int, step: int, schedule: Schedule) -> Question:
+    """Noisy float32 latents, their timesteps and (perhaps dropped) texts, with the velocity targets."""
+    noisy, targets, texts = [], [], []
+    for draw, clip in zip(draws, encoded, strict=True):
+        latent = clip.latent.float()[None]
+        noise = noise_for(seed, step, draw.name, latent.shape)
+        timestep = torch.tensor([draw.timestep])
+        noisy.append(add_noise(latent, noise, timestep=timestep, schedule=schedule)[0])
+        targets.append(velocity_target(latent, noise, timestep=timestep, schedule=schedule)[0])
+        text = clip.text_embedding.float()
+        texts.append(torch.zeros_like(text) if draw.drop_text else text)
+    return Question(
+        batch=PackedBatch(tuple(noisy), torch.tensor([draw.timestep for draw in draws]), tuple(texts)),
+        targets=tuple(targets),
+        weights=torch.tensor([draw.weight for draw in draws], dtype=torch.float32),
+    )
+
+
+def losses_of(question: Question, velocities: Sequence[Float[Tensor, "c t h w"]]) -> Float[Tensor, " clips"]:
+    """Mean squared error per clip, float32: the paper's weighted error of the clean latent, term by term."""
+    pairs = zip(velocities, question.targets, strict=True)
+    return torch.cat([clip_losses(velocity[None], target[None]) for velocity, target in pairs])
+
+
+def strata(losses: Float[Tensor, " n"], timesteps: Int[Tensor, " n"]) -> tuple[list[float], list[int]]:
+    """Mean loss and number of clips per tenth of the timesteps; NaN where a tenth has none."""
+    tenth = timesteps * NUM_STRATA // NUM_TIMESTEPS
+    counts = torch.bincount(tenth, minlength=NUM_STRATA)
+    sums = torch.zeros(NUM_STRATA, dtype=torch.float64).index_add_(0, tenth, losses.double())
+    return (sums / counts).tolist(), counts.tolist()
+
+
+def learning_rate(stage: Stage, step: int) -> float:
+    """Rate at `step` of the stage: a linear warm-up, then a half cosine down to the final rate."""
+    if step < stage.warmup_steps:
+        return stage.learning_rate * (step + 1) / stage.warmup_steps
+    progress = (step - stage.warmup_steps) / max(stage.steps - stage.warmup_steps, 1)
+    span = stage.learning_rate - stage.final_learning_rate
+    return stage.final_learning_rate + span * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def _names(clip_ids: Iterable[str]) -> list[str]:
+    seen: Counter[str] = Counter()
+    names = []
+    for clip_id in clip_ids:
+        names.append(f"{clip_id}#{seen[clip_id]}" if seen[clip_id] else clip_id)
+        seen[clip_id] += 1
+    return names
+
+
+def _amount(video_tokens: int, weighting: Weighting) -> float:
+    return {"sample": 1.0, "sqrt_token": math.sqrt(video_tokens), "token": float(video_tokens)}[weighting]
+
+
+def _chance(*words: str | int) -> float:
+    return stream_seed(*words) / 2**63

@@ -1,0 +1,203 @@
+"""A recipe and a dataset become trained weights on Ray: check, run the workers, export, report."""
+
+from __future__ import annotations
+
+import threading
+import time
+import uuid
+from contextlib import suppress
+from typing import Any
+
+from groundwork.errors import PlatformError, RunError, StorageError
+from groundwork.ray_session import prepare_environment, ray_session
+from groundwork.run_lock import only_run
+from groundwork.storage import Storage, open_storage
+from groundwork.telemetry import Progress, get_logger
+from training import checkpoint
+from training.clips import read_manifest
+from training.export import WEIGHTS, export_weights
+from training.fit import fitting_clips
+from training.metrics import read_metrics
+from training.recipe import TrainRecipe
+from training.report import write_report
+from training.run_folder import SUMMARY, finished_summary, open_run
+from training.worker import PROGRESS, STOP, Job, run_worker
+
+_POLL_SECONDS = 0.5
+_STOP_SECONDS = 30.0  # how long workers get to save after Ctrl-C
+
+
+def train(recipe: TrainRecipe, *, dataset: str, out: str, address: str | None = None) -> dict[str, Any]:
+    """Train, or go on with, the run in `out`, and return its summary; a finished run says so and does nothing.
+
+    Uses a Ray that this process is connected to, else `address`, else an embedded one. Raises InputError where the
+    dataset does not fit, RecipeError where the run was started with other settings, RunError where it is locked or
+    its workers failed too often, StorageError for a full disk, KeyboardInterrupt after saving.
+    """
+    run, data = open_storage(out), open_storage(dataset)
+    clips = fitting_clips(recipe, data)
+    with only_run(run):
+        open_run(run, recipe, dataset=data.uri, dataset_hash=_dataset_hash(data))
+        before = finished_summary(run)
+        if before is not None:
+            return before | {"already_done": True}
+        began = time.monotonic()
+        start = _reached(run)
+        if start < recipe.num_steps:
+            with ray_session(address):
+                _run_workers(Job(recipe=recipe, dataset=dataset, out=out), run, start=start)
+        summary = _finish(run, recipe, num_clips=len(clips), start=start, seconds=time.monotonic() - began)
+        write_report(run.uri)
+        return summary | {"already_done": False}
+
+
+def _dataset_hash(data: Storage) -> str:
+    """What identifies the data: the manifest's hash over all shards, else that of the manifest itself."""
+    return str(read_manifest(data).get("dataset_hash") or data.checksum("manifest.json"))
+
+
+def _reached(run: Storage) -> int:
+    found = checkpoint.newest_complete(run)
+    return found.step if found is not None else 0
+
+
+def _finish(run: Storage, recipe: TrainRecipe, *, num_clips: int, start: int, seconds: float) -> dict[str, Any]:
+    """Export the last checkpoint and write summary.json, which marks the run as finished."""
+    found = checkpoint.newest_complete(run)
+    if found is None or found.step < recipe.num_steps:
+        raise RunError(f"{run.uri} ended without its last checkpoint.", "Run the same command again to go on.")
+    digest = export_weights(run, found, recipe=recipe)
+    rows = read_metrics(run)
+    last = rows[-max(1, len(rows) // 10) :]
+    summary = {
+        "run": run.uri,
+        "steps": recipe.num_steps,
+        "resumed_from_step": start,
+        "first_loss": rows[0].loss,
+        "final_loss": sum(row.loss for row in last) / len(last),
+        "seconds": round(seconds, 2),
+        "steps_per_second": round(len(rows) / sum(row.seconds for row in rows), 3),
+        "clips": num_clips,
+        "weights": run.child(WEIGHTS).uri,
+        "weights_sha256": digest,
+        "report": run.child("report/index.html").uri,
+    }
+    run.write_json(SUMMARY, summary)
+    return summary
+
+
+def _run_workers(job: Job, run: Storage, *, start: int) -> None:
+    """Ray Train in a thread, so that this one can show progress and answer Ctrl-C."""
+    run.delete(STOP)
+    run.delete(PROGRESS)
+    outcome: dict[str, Any] = {}
+    name = f"work/ray-{uuid.uuid4().hex[:8]}"  # never a name used before: Ray would resume by it
+    trainer = _trainer(job, run, name)
+
+    def fit() -> None:
+        try:
+            outcome["result"] = trainer.fit()
+        except BaseException as error:
+            outcome["error"] = error
+
+    thread = threading.Thread(target=fit, name="ray-train", daemon=True)
+    thread.start()
+    try:
+        _show_progress(thread, run, total=job.recipe.num_steps, start=start)
+    except KeyboardInterrupt:
+        get_logger("train").info("stopping: the workers save first (Ctrl-C again to leave at once)")
+        run.write_bytes(STOP, b"")
+        thread.join(_STOP_SECONDS)
+        raise
+    finally:
+        if not thread.is_alive():
+            with suppress(StorageError):
+                run.delete_tree(name)
+    if "error" in outcome:
+        raise _explain(outcome["error"], run) from outcome["error"]
+    metrics = outcome["result"].metrics or {}
+    if "failed" in metrics:
+        raise StorageError(metrics["failed"], metrics["hint"])
+
+
+def _show_progress(thread: threading.Thread, run: Storage, *, total: int, start: int) -> None:
+    shown = start
+    with Progress("train", total=total, unit="step", initial=start) as progress:
+        while thread.is_alive():
+            thread.join(_POLL_SECONDS)
+            with suppress(StorageError):
+                if run.exists(PROGRESS):
+                    facts = run.read_json(PROGRESS)
+                    if facts["step"] != shown:
+                        speed = f"{facts['steps_per_second']:.2f}"
+                        progress.update(facts["step"] - shown, loss=f"{facts['loss']:.4f}", steps_per_second=speed)
+                    shown = facts["step"]
+
+
+def _trainer(job: Job, run: Storage, name: str) -> Any:
+    """Ray Train v2 with gloo on CPUs. Ray keeps no checkpoints: the run has its own, durable before they are reported."""
+    prepare_environment()
+    import torch
+    from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    workers, use_gpu = job.recipe.workers, torch.cuda.is_available()
+    resources = {"CPU": _cpus_per_worker(workers.count, workers.cpus)} | ({"GPU": 1.0} if use_gpu else {})
+    parent, own_name = name.rsplit("/", 1)
+    return TorchTrainer(
+        _worker_main,
+        train_loop_config={"recipe": job.recipe.model_dump_json(), "dataset": job.dataset, "out": job.out},
+        torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo", timeout_s=workers.timeout_seconds),
+        scaling_config=ScalingConfig(num_workers=workers.count, use_gpu=use_gpu, resources_per_worker=resources),
+        run_config=RunConfig(
+            name=own_name,
+            storage_path=run.path(parent),
+            storage_filesystem=None if run.is_local else run.filesystem,
+            failure_config=FailureConfig(max_failures=workers.max_failures),
+            checkpoint_config=CheckpointConfig(num_to_keep=1),
+        ),
+    )
+
+
+def _cpus_per_worker(count: int, cpus: float) -> float:
+    """The CPUs asked for, or an equal share of a cluster that has fewer: waiting for more would never end."""
+    import ray
+
+    there = float(ray.cluster_resources().get("CPU", 0.0))
+    if there >= count * cpus or there == 0.0:
+        return cpus
+    get_logger("train").info("the cluster has %g CPUs for %d workers of %g: they share", there, count, cpus)
+    return int(there / count * 100) / 100
+
+
+def _worker_main(config: dict[str, Any]) -> None:
+    """What Ray runs on each worker."""
+    import ray.train
+
+    recipe = TrainRecipe.model_validate_json(config["recipe"])
+    run_worker(Job(recipe, dataset=config["dataset"], out=config["out"]), report=ray.train.report)
+
+
+def _explain(error: BaseException, run: Storage) -> PlatformError:
+    """A worker's own error for people where there is one, else what Ray says, with where to go on."""
+    for cause in _causes(error):
+        if isinstance(cause, PlatformError):
+            return cause
+    reached = _reached(run)
+    hint = f"{run.uri} is safe up to step {reached}: run the same command again to go on."
+    return RunError(f"The training workers failed: {str(error).strip().splitlines()[-1]}", hint)
+
+
+def _causes(error: BaseException) -> list[BaseException]:
+    found: list[BaseException] = []
+    waiting = [error]
+
+    while waiting:
+        current = waiting.pop()
+        if current in found:
+            continue
+        found.append(current)
+        inner = [current.__cause__, getattr(current, "cause", None)]
+        inner += list(getattr(current, "worker_failures", {}).values())
+        waiting += [cause for value in inner if isinstance(cause := value, BaseException)]
+    return found

@@ -1,0 +1,268 @@
+"""One worker's whole training: from the newest checkpoint, or from random weights, to the last step. No Ray in here."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from cogvideox.denoiser import Denoiser
+from cogvideox.schedule import Schedule
+from cogvideox.weights import load_denoiser
+from groundwork.config import recipe_hash
+from groundwork.errors import StorageError
+from groundwork.storage import Storage, open_storage
+from groundwork.telemetry import get_logger
+from training import checkpoint
+from training.clips import ClipReader, EncodedClip
+from training.ema import Average, decay_at
+from training.fit import fitting_clips, stage_clips, variant_of
+from training.metrics import Curves, StepMetrics, read_metrics, write_metrics
+from training.packs import PackOrder
+from training.parallelize import parallelize
+from training.recipe import TrainRecipe
+from training.step import StepPlan, ask, learning_rate, losses_of, plan_step, strata
+
+PROGRESS = "work/progress.json"
+STOP = "work/stop"
+"""The driver asks for an early end by writing this file: the workers save and leave."""
+_PROGRESS_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a worker is told."""
+
+    recipe: TrainRecipe
+    dataset: str
+    out: str
+
+
+class Training:
+    """The state of one worker: clips, order, engine, average, and the number of updates done.
+
+    Data order, timesteps, noise and dropout are pure functions of the recipe and the step: nothing about them is saved.
+    """
+
+    def __init__(self, job: Job) -> None:
+        recipe = self.recipe = job.recipe
+        self.run = open_storage(job.out)
+        dataset = open_storage(job.dataset)
+        self.rank, self.world = dist.get_rank(), dist.get_world_size()
+        self.variant = variant_of(recipe)
+        self.schedule = Schedule(self.variant.snr_shift)
+        self.clips = fitting_clips(recipe, dataset)
+        self.reader = ClipReader(dataset, self.clips)
+        self._numbers = [stage_clips(stage, self.clips) for stage in recipe.stages]
+        self._orders = [self._order(index) for index in range(len(recipe.stages))]
+        self._build()
+
+    def _order(self, index: int) -> PackOrder:
+        stage = self.recipe.stages[index]
+        return PackOrder(
+            lengths=tuple(self.clips[number].num_tokens for number in self._numbers[index]),
+            budget=stage.tokens_per_pack,
+            seed=self.recipe.seed * 1009 + index,
+            packs_per_step=stage.packs_per_step,
+            width=self.variant.denoiser.width,
+        )
+
+    def _build(self) -> None:
+        """The engine and the average, from the newest complete checkpoint where there is one."""
+        recipe, found = self.recipe, checkpoint.newest_complete(self.run)
+        denoiser = initial_denoiser(recipe).train()
+        self.step, self.stopped = found.step if found else 0, False
+        if found is None:
+            self.engine = parallelize(denoiser, engine=recipe.engine, optimizer=recipe.optimizer)
+            self.average = Average(self.engine.local_values())
+            return
+        with checkpoint.opened(self.run, found) as read:
+            denoiser.load_state_dict({name: read(f"value/{name}") for name in denoiser.state_dict()})
+            self.engine = parallelize(denoiser, engine=recipe.engine, optimizer=recipe.optimizer)
+            self.average = Average(self.engine.put_in(read, step=found.step))
+
+    def plan(self, step: int) -> StepPlan:
+        """The global step numbered `step` (from 0): the same on every worker."""
+        stage, inside = self.recipe.stage_at(step)
+        numbers = self._numbers[stage]
+        packs = [tuple(numbers[i] for i in pack) for pack in self._orders[stage].step(inside)]
+        return plan_step(
+            step,
+            packs,
+            self.clips,
+            seed=self.recipe.seed,
+            text_dropout=self.recipe.text_dropout,
+            weighting=self.recipe.weighting,
+        )
+
+    def read(self, plan: StepPlan) -> list[list[EncodedClip]]:
+        """The clips of this worker's packs of a step."""
+        share = plan.share(self.rank, self.world)
+        return [[self.reader.read(draw.clip) for draw in draws] for _, draws in share]
+
+    def advance(self, plan: StepPlan, encoded: list[list[EncodedClip]], *, stop: bool = False) -> StepMetrics:
+        """One optimiser step over this worker's packs; every worker returns the same losses.
+
+        When one of them was told to stop, `stopped` is true on all of them afterwards.
+        """
+        began = time.perf_counter()
+        stage, inside = self.recipe.stages[self.recipe.stage_at(plan.step)[0]], self.recipe.stage_at(plan.step)[1]
+        losses = torch.zeros(len(plan.draws) + 1)  # the last place: worker 0 was asked to stop
+        share = plan.share(self.rank, self.world)
+        for turn, ((first, draws), clips) in enumerate(zip(share, encoded, strict=True), start=1):
+            question = ask(draws, clips, seed=self.recipe.seed, step=plan.step, schedule=self.schedule)
+            errors = losses_of(question, self.engine(question.batch))
+            self.engine.backward((question.weights * errors).sum(), last=turn == len(share))
+            if question.weights.any():
+                losses[first : first + len(draws)] = errors.detach()
+        rate = learning_rate(stage, inside)
+        norm = self.engine.update(rate)
+        self.average.update(self.engine.local_values(), decay=decay_at(plan.step, self.recipe.ema_decay))
+        losses[-1] = float(stop)
+        dist.all_reduce(losses)  # each place has one contributor: exact, in any order
+        self.step, self.stopped = plan.step + 1, bool(losses[-1])
+        losses = losses[:-1]
+        by_stratum, counts = strata(losses, torch.tensor([draw.timestep for draw in plan.draws]))
+        weights = torch.tensor([draw.weight for draw in plan.draws], dtype=torch.float32)
+        return StepMetrics(
+            step=self.step,
+            stage=stage.name,
+            loss=float((weights * losses).sum()),
+            learning_rate=rate,
+            gradient_norm=norm,
+            seconds=time.perf_counter() - began,
+            clips=len(plan.draws),
+            tokens=sum(self.clips[draw.clip].num_tokens for draw in plan.draws),
+            stratum_loss=by_stratum,
+            stratum_clips=counts,
+        )
+
+    def save(self, rows: list[StepMetrics] | None) -> None:
+        """A durable checkpoint: every worker's part, then (worker 0) the metrics and the marker, then a barrier.
+
+        Raises StorageError on every worker when one of them could not write, so that none waits for another.
+        """
+        problem, part = "", None
+        state = self.engine.take_out(self.average.values)
+        try:
+            part = checkpoint.write_part(self.run, state, step=self.step, rank=self.rank, world=self.world)
+        except StorageError as error:
+            problem = str(error)
+        parts = self._all_or_none(part, problem)
+        problem = ""
+        if rows is not None:
+            try:
+                write_metrics(self.run, rows)
+                checkpoint.mark_complete(
+                    self.run, parts, step=self.step, facts={"recipe_hash": recipe_hash(self.recipe)}
+                )
+                checkpoint.prune(self.run, keep=self.recipe.checkpoints.keep, newest=self.step)
+            except StorageError as error:
+                problem = str(error)
+        self._all_or_none(None, problem)
+
+    def _all_or_none(self, part: checkpoint.PartFile | None, problem: str) -> list[checkpoint.PartFile]:
+        answers: list[Any] = [None] * self.world
+        dist.all_gather_object(answers, (part, problem))
+        for _, failure in answers:
+            if failure:
+                raise StorageError(*failure.split("\n  ", 1))
+        return [answer for answer, _ in answers if answer is not None]
+
+
+def initial_denoiser(recipe: TrainRecipe) -> Denoiser:
+    """Random weights from the seed, or those of the folder that the recipe names, in float32.
+
+    Raises WeightsError for a folder that does not fit.
+    """
+    if not recipe.initial_weights:
+        return Denoiser(variant_of(recipe).denoiser).initialize(seed=recipe.seed)
+    with open_storage(recipe.initial_weights).local_path() as folder:
+        return load_denoiser(folder, dtype=torch.float32)
+
+
+def run_worker(job: Job, *, report: Callable[[dict[str, Any]], None]) -> None:
+    """Train to the end. `report` is called equally often on every worker: after each durable checkpoint.
+
+    A full disk is reported as {"failed": message, "hint": …} and ends the worker normally: trying again is no use.
+    """
+    torch.set_num_threads(job.recipe.workers.threads)
+    torch.manual_seed(job.recipe.seed)
+    training = Training(job)
+    try:
+        _train(training, report=report)
+    except StorageError as error:
+        report({"failed": error.message, "hint": error.hint})
+
+
+def _train(training: Training, *, report: Callable[[dict[str, Any]], None]) -> None:
+    recipe, logs = training.recipe, _Logs(training) if training.rank == 0 else None
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="read") as pool:
+        waiting = _read_ahead(pool, training, training.step)
+        while waiting is not None:
+            plan, encoded = waiting.result()
+            waiting = _read_ahead(pool, training, plan.step + 1)
+            row = training.advance(plan, encoded, stop=logs is not None and logs.stop_requested)
+            if logs is not None:
+                logs.add(row)
+            due = training.step % recipe.checkpoints.every_steps == 0 or training.step == recipe.num_steps
+            if due or training.stopped:
+                training.save(logs.rows if logs is not None else None)
+                if logs is not None:
+                    logs.save()
+                report({"step": training.step, "loss": row.loss})
+            if training.stopped:
+                return
+
+
+def _read_ahead(pool: ThreadPoolExecutor, training: Training, step: int) -> Future[Any] | None:
+    """The plan and the clips of a step, fetched while the step before it computes; None past the end."""
+    if step >= training.recipe.num_steps:
+        return None
+
+    def fetch() -> tuple[StepPlan, list[list[EncodedClip]]]:
+        plan = training.plan(step)
+        return plan, training.read(plan)
+
+    return pool.submit(fetch)
+
+
+class _Logs:
+    """Worker 0's rows, curves and progress file. What was written past the checkpoint is dropped at the start."""
+
+    def __init__(self, training: Training) -> None:
+        self._run: Storage = training.run
+        self._total, self._first, self._began = training.recipe.num_steps, training.step, time.monotonic()
+        self._shown = 0.0
+        self.stop_requested = False
+        self.rows = read_metrics(self._run, up_to_step=training.step)
+        if len(self.rows) != training.step:
+            get_logger("train").warning("metrics of %d steps are missing", training.step - len(self.rows))
+        self._curves = Curves(self._run, first_step=training.step + 1)
+
+    def add(self, row: StepMetrics) -> None:
+        self.rows.append(row)
+        self._curves.add(row)
+        now = time.monotonic()
+        if now - self._shown < _PROGRESS_SECONDS and row.step < self._total:
+            return
+        self._shown = now
+        facts = {
+            "step": row.step,
+            "total": self._total,
+            "first_step": self._first,
+            "loss": sum(kept.loss for kept in self.rows[-20:]) / len(self.rows[-20:]),
+            "steps_per_second": (row.step - self._first) / max(now - self._began, 1e-6),
+        }
+        with suppress(StorageError):  # a full disk is reported by the checkpoint
+            self._run.write_json(PROGRESS, facts)
+        self.stop_requested = self._run.exists(STOP)
+
+    def save(self) -> None:
+        self._curves.save()
