@@ -78,7 +78,9 @@ COMMANDS = (
         text=_run_text,
     ),
     Command("recipes", "list the shipped recipes", Options, _recipes, text="\n".join),
-    Command("report", "write DATASET/report/index.html again", DatasetOptions, _report, text=lambda made: made["report"]),
+    Command(
+        "report", "write DATASET/report/index.html again", DatasetOptions, _report, text=lambda made: made["report"]
+    ),
     not_built("plan", "what a run would cost, from headers only"),
     not_built("replay", "decide again from stored scores"),
     not_built("label", "review page for labelling"),

@@ -62,9 +62,7 @@ class Analysis:
 
     def series(self) -> Series:
         """The numeric columns as arrays."""
-        return {
-            name: self.frames.column(name).to_numpy() for name in self.frames.column_names if name != "thumbnail"
-        }
+        return {name: self.frames.column(name).to_numpy() for name in self.frames.column_names if name != "thumbnail"}
 
 
 def analysis_fingerprint(settings: ShotSettings) -> str:

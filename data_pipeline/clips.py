@@ -47,13 +47,14 @@ def plan_clips(
     """Cut each shot into consecutive clips, each of the longest bucket length that still fits.
 
     A frame stays on display until the next, so a shot ends where the next begins. What remains of a shot behind its
-    last clip is left out; a shot too short for any bucket comes out once, whole, without a bucket.
+    last clip is left out; a shot too short for any bucket comes out once, without a bucket.
     """
     for number, (first, last) in enumerate(timeline.shots()):
         start = first + (settings.trim_frames if number > 0 else 0)
         stop = last - (settings.trim_frames if last < len(timeline.pts) else 0)
         spans = list(_cut(timeline, start, stop, settings.fps, buckets, height=height, width=width))
-        yield from spans or [Span(first, last, None)]
+        # A shot of which the trimming leaves nothing is shown whole.
+        yield from spans or [Span(start, stop, None) if start < stop else Span(first, last, None)]
 
 
 def _cut(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,6 @@ import pyarrow as pa
 
 from data_pipeline.analysis import Header
 from data_pipeline.assess import AssessedClip
-from data_pipeline.fingerprint import short_hash
 from data_pipeline.ingest import Source
 from data_pipeline.recipe import CurateRecipe
 from data_pipeline.rules import policy_hash
@@ -54,7 +54,7 @@ def write_tables(out: Storage, curated: Curated, recipe: CurateRecipe, *, finger
     captions = [item.caption for item in curated.clips if item.caption is not None]
     policy = policy_hash(recipe.rules, max_clips=recipe.clips.max_clips)
     tables = {
-        f"videos/{_PART}": to_table(_videos(curated, recipe.licence), Video),
+        f"videos/{_PART}": to_table([_video(curated, source, recipe.licence) for source in curated.sources], Video),
         f"clips/{_PART}": to_table([item.clip for item in curated.clips], Clip),
         f"decisions/{policy}/{_PART}": to_table([item.decision for item in curated.clips], Decision),
         f"captions/{recipe.captions.captioner}/{_PART}": to_table(captions, Caption),
@@ -105,18 +105,9 @@ def summarise(curated: Curated) -> dict[str, Any]:
 
 
 def build_manifest(
-    out: Storage,
-    curated: Curated,
-    recipe: CurateRecipe,
-    *,
-    paths: Sequence[str],
-    shards: Sequence[Shard],
-    seconds: Mapping[str, float],
-    code: Mapping[str, str],
-    run_key: str,
-    retry: int,
+    out: Storage, curated: Curated, recipe: CurateRecipe, *, paths: Sequence[str], shards: Sequence[Shard]
 ) -> dict[str, Any]:
-    """What stands in manifest.json. Its presence means that the dataset is complete."""
+    """What manifest.json says of the content; the run adds its code and seconds."""
     files = {path: {"bytes": out.size(path), "sha256": out.checksum(path)} for path in sorted(paths)}
     hashed = {path: entry["sha256"] for path, entry in files.items() if not path.startswith(_NOT_HASHED)}
     return {
@@ -126,16 +117,12 @@ def build_manifest(
         "variant": recipe.variant,
         "recipe": recipe.model_dump(mode="json"),
         "recipe_hash": recipe_hash(recipe),
-        "code": {"version": code_version(), **code},
-        "run_key": run_key,
-        "retry": retry,
         **summarise(curated),
-        "seconds": {name: round(value, 3) for name, value in seconds.items()},
         "shards": [
             {"path": shard.path, "bucket": shard.bucket, "clips": shard.clips, **files[shard.path]} for shard in shards
         ],
         "files": files,
-        "dataset_hash": hashlib.sha256(short_hash(hashed).encode()).hexdigest(),
+        "dataset_hash": hashlib.sha256(json.dumps(hashed, sort_keys=True).encode()).hexdigest(),
     }
 
 
@@ -159,60 +146,48 @@ def _hours(curated: Curated, state: str) -> float:
     return round(sum(clip.stop_seconds - clip.start_seconds for clip in clips) / 3600, 9)
 
 
-def _videos(curated: Curated, licence: str) -> list[Video]:
-    blank = Header("", "", 0.0, 0.0, 0, 0, 0, 1)
-    rows = []
-    for source in curated.sources:
-        header = curated.headers.get(source.video_id, blank)
-        failure = curated.failed_videos.get(source.video_id)
-        if source.duplicate_of:
-            status, reason, detail = "duplicate", "same_bytes", source.duplicate_of
-        elif failure is not None:
-            status, reason, detail = "failed", failure.reason, failure.detail
-        else:
-            status, reason, detail = "ok", "", ""
-        rows.append(
-            Video(
-                video_id=source.video_id,
-                uri=source.uri,
-                bytes=source.bytes,
-                container=header.container,
-                codec=header.codec,
-                fps=header.fps,
-                duration_seconds=header.duration_seconds,
-                width=header.width,
-                height=header.height,
-                licence=licence,
-                status=status,
-                reason=reason,
-                detail=detail,
-            )
-        )
-    return rows
+def _fate(curated: Curated, source: Source) -> tuple[str, str, str]:
+    """Status, reason and detail of a source."""
+    failure = curated.failed_videos.get(source.video_id)
+    if source.duplicate_of:
+        return "duplicate", "same_bytes", source.duplicate_of
+    return ("ok", "", "") if failure is None else ("failed", failure.reason, failure.detail)
+
+
+def _video(curated: Curated, source: Source, licence: str) -> Video:
+    header = curated.headers.get(source.video_id, Header("", "", 0.0, 0.0, 0, 0, 0, 1))
+    status, reason, detail = _fate(curated, source)
+    return Video(
+        video_id=source.video_id,
+        uri=source.uri,
+        bytes=source.bytes,
+        container=header.container,
+        codec=header.codec,
+        fps=header.fps,
+        duration_seconds=header.duration_seconds,
+        width=header.width,
+        height=header.height,
+        licence=licence,
+        status=status,
+        reason=reason,
+        detail=detail,
+    )
 
 
 def _rejected(curated: Curated) -> list[Rejected]:
-    """Sources that gave no clips (damaged, doubled) and clips that could not be encoded."""
+    """Sources that gave no clips (failed, doubled) and clips that could not be encoded."""
     rows = []
     for source in curated.sources:
-        failure = curated.failed_videos.get(source.video_id)
-        if source.duplicate_of:
-            rows.append(
-                Rejected(source.video_id, "", source.uri, "ingest", "same_bytes", source.duplicate_of, failed=False)
-            )
-        elif failure is not None:
-            rows.append(
-                Rejected(source.video_id, "", source.uri, "analyse", failure.reason, failure.detail, failed=True)
-            )
+        status, reason, detail = _fate(curated, source)
+        stage = "ingest" if source.duplicate_of else "analyse"
+        if status != "ok":
+            rows.append(Rejected(source.video_id, "", source.uri, stage, reason, detail, failed=status == "failed"))
     uris = {source.video_id: source.uri for source in reversed(curated.sources)}
     for item in curated.clips:
-        outcome = curated.failed_clips.get(item.clip.clip_id)
+        clip, outcome = item.clip, curated.failed_clips.get(item.clip.clip_id)
         if outcome is not None:
-            clip = item.clip
-            uri = uris[clip.video_id]
-            rows.append(
-                Rejected(clip.video_id, clip.clip_id, uri, "encode", outcome.reason, outcome.detail, failed=True)
-            )
+            uri, reason, detail = uris[clip.video_id], outcome.reason, outcome.detail
+            rows.append(Rejected(clip.video_id, clip.clip_id, uri, "encode", reason, detail, failed=True))
     return rows
 
 

@@ -85,7 +85,7 @@ class ClipEncoder:
         )
 
 
-def bfloat16_bytes(tensor: Float[Tensor, "..."]) -> bytes:
+def bfloat16_bytes(tensor: Float[Tensor, " ..."]) -> bytes:
     """The values as little-endian bfloat16, row-major: two bytes each."""
     return tensor.detach().to("cpu", torch.bfloat16).contiguous().view(torch.uint8).numpy().tobytes()
 

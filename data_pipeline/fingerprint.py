@@ -1,4 +1,4 @@
-"""A stage's code, settings and model become one short hash: what is keyed by it stays valid until one of them changes."""
+"""A stage's code, settings and model become one short hash; what it keys stays valid until one of them changes."""
 
 from __future__ import annotations
 

@@ -17,22 +17,22 @@ class ShotSettings(FrozenModel):
 
     detector: Literal["adaptive", "content"] = "adaptive"
     """adaptive: ratio to the neighbouring frames (robust to fast cameras); content: plain threshold."""
-    threshold: float = Field(3.0, gt=0)
+    threshold: float = Field(default=3.0, gt=0)
     """adaptive: ratio to the neighbours' change, about 3; content: mean HSV change 0 to 255, about 27."""
-    min_content: float = Field(15.0, ge=0)
+    min_content: float = Field(default=15.0, ge=0)
     """adaptive only: a cut changes HSV by at least this much, 0 to 255."""
-    min_shot_seconds: float = Field(0.6, ge=0)
+    min_shot_seconds: float = Field(default=0.6, ge=0)
     """No second cut follows a cut sooner than this."""
 
 
 class ClipSettings(FrozenModel):
     """How shots become clips."""
 
-    fps: float = Field(8.0, gt=0)
+    fps: float = Field(default=8.0, gt=0)
     """Frame rate of the training clips."""
-    trim_frames: int = Field(1, ge=0)
+    trim_frames: int = Field(default=1, ge=0)
     """Source frames dropped on each side of a cut, so that no frame of the neighbour slips in."""
-    max_clips: int = Field(0, ge=0)
+    max_clips: int = Field(default=0, ge=0)
     """Keep at most this many clips (0: all); the rest is rejected as over_limit."""
 
 
@@ -75,20 +75,20 @@ class EncodeSettings(FrozenModel):
 
     weights: str = ""
     """Weights folder in the diffusers layout; empty: the autoencoder and text encoder that ship with the toy."""
-    clips_per_shard: int = Field(64, gt=0)
+    clips_per_shard: int = Field(default=64, gt=0)
     """Clips per Parquet file; each is a row group of its own."""
 
 
 class WorkerSettings(FrozenModel):
     """How wide the Ray stages run. Results do not depend on it."""
 
-    analyse: int = Field(2, gt=0)
+    analyse: int = Field(default=2, gt=0)
     """Processes that decode and measure, one video at a time each."""
-    encode: int = Field(2, gt=0)
+    encode: int = Field(default=2, gt=0)
     """Processes that encode latents."""
-    encode_gpus: float = Field(0.0, ge=0)
+    encode_gpus: float = Field(default=0.0, ge=0)
     """GPUs (or a share of one) that each encoding process reserves; 0: it encodes on the CPU."""
-    cpus: float = Field(0.5, gt=0)
+    cpus: float = Field(default=0.5, gt=0)
     """Logical CPUs that each process reserves."""
 
 
@@ -104,7 +104,7 @@ class CurateRecipe(FrozenModel):
     clips: ClipSettings = ClipSettings()
     buckets: tuple[Bucket, ...] = Field(min_length=1)
     """Size classes; a clip takes the longest that fits its shot, then the nearest shape."""
-    rules: dict[str, Rule] = {}
+    rules: dict[str, Rule] = Field(default_factory=dict)
     """Reason → rule, tried in this order; the first that fires names the reason of rejection."""
     captions: CaptionSettings = CaptionSettings()
     encode: EncodeSettings = EncodeSettings()

@@ -50,9 +50,7 @@ def find_encoded(out: Storage, jobs: Iterable[EncodeJob], *, fingerprint: str) -
                 found[clip_id] = path
     staged = set(out.list(f"{_STAGED}/{fingerprint}", suffix=".parquet"))
     return found | {
-        job.clip_id: staged_path(job, fingerprint)
-        for job in wanted.values()
-        if staged_path(job, fingerprint) in staged
+        job.clip_id: staged_path(job, fingerprint) for job in wanted.values() if staged_path(job, fingerprint) in staged
     }
 
 

@@ -1,4 +1,4 @@
-"""What a worker process does with one row: analyse a video, or encode some clips; faults become rows, not exceptions."""
+"""What a worker process does with one row: analyse a video, encode some clips; faults become rows, not exceptions."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ MODEL, VERSION = "measured", "1"
 MAX_WORDS = 32
 """A caption fits the toy's 32 text tokens."""
 
-_NUMBERS = "zero one two three four five six seven eight nine ten eleven twelve".split()
+_NUMBERS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
 _COLOUR_AMOUNTS = ((0.55, "mostly"), (0.30, "much"), (0.15, "some"), (0.06, "a little"))
 # (upper end of the score, words); the last one is open.
 _LIGHT = ((40.0, "very dark"), (75.0, "dark"), (110.0, "dim"), (150.0, "bright"), (float("inf"), "very bright"))

@@ -1,6 +1,30 @@
 """A finished dataset becomes report/index.html and card.md, from its own tables alone."""
+
 from __future__ import annotations
+
 from collections.abc import Mapping
 from typing import Any
+
+from data_pipeline.report.card import render_card
+from data_pipeline.report.contents import read_contents
+from data_pipeline.report.page import render
+from groundwork.errors import InputError
+from groundwork.storage import open_storage
+
+PAGE, CARD = "report/index.html", "card.md"
+
+
 def write_report(dataset: str, *, manifest: Mapping[str, Any] | None = None) -> str:
-    return f"{dataset}/report/index.html"
+    """Write both files and return the page's address. `manifest` is read from the dataset unless given.
+
+    Raises InputError where no finished dataset lies.
+    """
+    storage = open_storage(dataset)
+    if manifest is None:
+        if not storage.exists("manifest.json"):
+            raise InputError(f"{dataset} holds no finished dataset.", "Run 'curate run' to its end first.")
+        manifest = storage.read_json("manifest.json")
+    contents = read_contents(storage, manifest)
+    storage.write_bytes(PAGE, render(contents).encode())
+    storage.write_bytes(CARD, render_card(contents).encode())
+    return storage.path(PAGE) if storage.is_local else f"{storage.uri}/{PAGE}"

@@ -12,13 +12,14 @@ from jaxtyping import Float
 from data_pipeline.signals import exposure, motion, palette, picture, sharpness
 from data_pipeline.signals.picture import Picture
 
-Series = Mapping[str, Float[np.ndarray, "t"]]
+Series = Mapping[str, Float[np.ndarray, " t"]]
 
 
 class Accumulator(Protocol):
     """Turns one picture after the other into values per frame, under the names in `columns`."""
 
-    columns: tuple[str, ...]
+    @property
+    def columns(self) -> tuple[str, ...]: ...
 
     def update(self, picture: Picture) -> dict[str, float]: ...
 

@@ -27,7 +27,7 @@ class Exposure:
         }
 
 
-def score(series: Mapping[str, Float[np.ndarray, "t"]]) -> dict[str, float]:
+def score(series: Mapping[str, Float[np.ndarray, " t"]]) -> dict[str, float]:
     """`luma_mean` 0 to 255; `dark_share`, `bright_share` 0 to 1; `clipped_share` is their sum."""
     dark, bright = float(series["dark_share"].mean()), float(series["bright_share"].mean())
     return {

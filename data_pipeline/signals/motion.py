@@ -22,7 +22,7 @@ class Motion:
     columns = COLUMNS
 
     def __init__(self) -> None:
-        self._flow = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
+        self._flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
         self._before: UInt8[np.ndarray, "h w"] | None = None
 
     def update(self, picture: Picture) -> dict[str, float]:
@@ -49,7 +49,7 @@ def flow_values(flow: Float[np.ndarray, "h w 2"]) -> dict[str, float]:
     }
 
 
-def score(series: Mapping[str, Float[np.ndarray, "t"]]) -> dict[str, float]:
+def score(series: Mapping[str, Float[np.ndarray, " t"]]) -> dict[str, float]:
     """`motion_score`: per cent of the short side that the picture moves per second, on average. 0: frozen.
 
     `pan_score`, `tilt_score`: the same, signed, for its median movement right and down; `zoom_score`: per cent of

@@ -54,7 +54,7 @@ def colour_shares(rgb: UInt8[np.ndarray, "h w 3"]) -> dict[str, float]:
     return {name: float(share) for name, share in zip(COLOURS, counts, strict=True)}
 
 
-def score(series: Mapping[str, Float[np.ndarray, "t"]]) -> dict[str, float]:
+def score(series: Mapping[str, Float[np.ndarray, " t"]]) -> dict[str, float]:
     """Means over the frames: `colour_<name>` for each named colour, `upper_light`, `left_light`, `contrast`."""
     shares = {f"colour_{name}": float(series[name].mean()) for name in COLOURS}
     return {**shares, **{name: float(series[name].mean()) for name in ("upper_light", "left_light", "contrast")}}

@@ -42,4 +42,5 @@ def shrink(image: UInt8[np.ndarray, "h w c"], *, short_side: int) -> UInt8[np.nd
     if scale >= 1:
         return image
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+    smaller: UInt8[np.ndarray, "h2 w2 c"] = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+    return smaller

@@ -21,6 +21,6 @@ class Sharpness:
         return {"laplacian": float(cv2.Laplacian(picture.luma, cv2.CV_32F).var())}
 
 
-def score(series: Mapping[str, Float[np.ndarray, "t"]]) -> dict[str, float]:
+def score(series: Mapping[str, Float[np.ndarray, " t"]]) -> dict[str, float]:
     """`sharpness_score`: median over the frames; below about 15 a picture looks out of focus."""
     return {"sharpness_score": float(np.median(series["laplacian"]))}

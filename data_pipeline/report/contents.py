@@ -1,0 +1,78 @@
+"""A dataset's tables become what its report shows: one plain row per clip."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from groundwork.records import Caption, Clip, Decision, Rejected, Video, from_table
+from groundwork.storage import Storage
+
+_NOT_SCORES = {"clip_id", "fingerprint", "status", "error"}
+
+
+@dataclass(frozen=True)
+class ShownClip:
+    """A clip with all that is known of it. `state`: kept, rejected or failed; `bucket` is empty unless kept."""
+
+    clip: Clip
+    state: str
+    decision: Decision
+    detail: str
+    caption: str
+    thumbnail: bytes
+    scores: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What stands in a dataset."""
+
+    manifest: Mapping[str, Any]
+    videos: list[Video]
+    clips: list[ShownClip]
+
+    def named(self, state: str) -> list[ShownClip]:
+        """The clips in that state."""
+        return [item for item in self.clips if item.state == state]
+
+
+def read_contents(dataset: Storage, manifest: Mapping[str, Any]) -> Contents:
+    """Read the tables the manifest names. Raises StorageError when one is missing."""
+    tables = {path: dataset.read_table(path) for path in manifest["files"] if not path.startswith("latents/")}
+
+    def rows(folder: str, kind: Any) -> list[Any]:
+        return [
+            row for path, table in tables.items() if path.startswith(f"{folder}/") for row in from_table(table, kind)
+        ]
+
+    decisions = {row.clip_id: row for row in rows("decisions", Decision)}
+    captions = {row.clip_id: row.text for row in rows("captions", Caption)}
+    failures = {row.clip_id: row for row in rows("rejected", Rejected) if row.clip_id}
+    scores: dict[str, dict[str, float]] = {}
+    pictures: dict[str, bytes] = {}
+    for path, table in tables.items():
+        for row in table.to_pylist() if path.startswith(("signals/", "thumbnails/")) else ():
+            if "jpeg" in row:
+                pictures[row["clip_id"]] = row["jpeg"]
+            else:
+                named = {name: value for name, value in row.items() if name not in _NOT_SCORES}
+                scores.setdefault(row["clip_id"], {}).update(named)
+    shown = []
+    for clip in rows("clips", Clip):
+        decision, failure = decisions[clip.clip_id], failures.get(clip.clip_id)
+        state = "failed" if failure else "kept" if decision.kept else "rejected"
+        detail = f"{failure.reason}: {failure.detail}" if failure else ""
+        shown.append(
+            ShownClip(
+                clip,
+                state,
+                decision,
+                detail,
+                captions.get(clip.clip_id, ""),
+                pictures[clip.clip_id],
+                scores[clip.clip_id],
+            )
+        )
+    return Contents(manifest, rows("videos", Video), shown)

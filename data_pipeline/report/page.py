@@ -1,0 +1,169 @@
+"""What a dataset holds becomes one self-contained HTML page: funnel, histograms, kept and rejected clips."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from data_pipeline.report.charts import bars, histogram
+from data_pipeline.report.contents import Contents, ShownClip
+from groundwork.records import Video
+
+MOST_SHOWN = 60
+_HISTOGRAMS = {
+    "motion_score": ("Motion", "% of the short side per second", True),
+    "sharpness_score": ("Sharpness", "variance of the Laplacian", True),
+    "luma_mean": ("Light", "mean luma, 0 to 255", False),
+    "clipped_share": ("Clipped", "share of pixels crushed to black or white", False),
+}
+_CSS = Path(__file__).with_name("page.css")
+
+
+def render(contents: Contents) -> str:
+    """The page as HTML; it loads nothing from anywhere."""
+    manifest = contents.manifest
+    name = escape(str(manifest["name"]))
+    sections = [
+        f"<h1>Dataset {name}</h1>",
+        f'<div class="soft">Variant {escape(str(manifest["variant"]))}, '
+        f"dataset hash <code>{escape(manifest['dataset_hash'][:16])}</code>, "
+        f"recipe hash <code>{escape(manifest['recipe_hash'])}</code></div>",
+        _tiles(contents),
+        _overview(contents),
+        f"<h2>Measurements</h2>{_histograms(contents)}",
+        _gallery("Kept", contents.named("kept")),
+        _gallery("Rejected", contents.named("rejected")),
+        _gallery("Failed", contents.named("failed")),
+        f"<h2>Sources</h2>{_videos(contents.videos)}",
+        '<h2>Recipe</h2><details class="panel"><summary>The settings that made this dataset</summary>'
+        f"<pre>{escape(json.dumps(manifest['recipe'], indent=2))}</pre></details>",
+    ]
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>Dataset {name}</title><style>{_CSS.read_text()}</style></head>"
+        f"<body><main>{''.join(sections)}</main></body></html>\n"
+    )
+
+
+def seconds_text(hours: float) -> str:
+    """Hours as what a person would say: seconds, minutes or hours."""
+    seconds = hours * 3600
+    if seconds < 120:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{hours:.1f} h"
+
+
+def _tiles(contents: Contents) -> str:
+    manifest = contents.manifest
+    videos, clips, hours = manifest["videos"], manifest["clips"], manifest["hours"]
+    share = clips["kept"] / clips["found"] if clips["found"] else 0.0
+    buckets = {shard["bucket"] for shard in manifest["shards"]}
+    tiles = [
+        (f"{videos['read']}", f"sources, {videos['failed']} failed, {videos['duplicate']} duplicate"),
+        (seconds_text(hours["read"]), "of footage"),
+        (f"{clips['kept']} of {clips['found']}", f"clips kept ({share:.0%})"),
+        (seconds_text(hours["kept"]), "kept"),
+        (f"{len(manifest['shards'])}", f"shards in {len(buckets)} buckets"),
+        (f"{sum(manifest['seconds'].values()):.0f} s", "to make it"),
+    ]
+    cells = (f'<div class="tile"><b>{escape(big)}</b><span>{escape(small)}</span></div>' for big, small in tiles)
+    return f'<div class="tiles">{"".join(cells)}</div>'
+
+
+def _overview(contents: Contents) -> str:
+    manifest = contents.manifest
+    clips, hours = manifest["clips"], manifest["hours"]
+
+    def row(label: str, count: int, duration: float, kind: str) -> tuple[str, float, str, str]:
+        return label, duration, f"{count} clips, {seconds_text(duration)}", kind
+
+    rejected = sum(clips["rejected"].values())
+    funnel = [
+        ("footage", hours["read"], f"{manifest['videos']['ok']} videos, {seconds_text(hours['read'])}", "plain"),
+        row("clips found", clips["found"], hours["found"], "plain"),
+        row("kept", clips["kept"], hours["kept"], "kept"),
+        row("rejected", rejected, hours["rejected"], "rejected"),
+        row("failed", clips["failed"], hours["failed"], "failed"),
+    ]
+    reasons = [(name, float(count), str(count), "rejected") for name, count in clips["rejected"].items()]
+    seconds = [(name, value, f"{value:.1f} s", "plain") for name, value in manifest["seconds"].items()]
+    panels = [("From footage to clips", funnel), ("Why clips left", reasons), ("Seconds per stage", seconds)]
+    cells = (
+        f'<div><h2>{title}</h2><div class="panel">{bars(rows) if rows else "nothing left"}</div></div>'
+        for title, rows in panels
+    )
+    return f'<div class="columns">{"".join(cells)}</div>'
+
+
+def _histograms(contents: Contents) -> str:
+    cells = []
+    for score, (title, unit, logarithmic) in _HISTOGRAMS.items():
+        kept = [item.scores[score] for item in contents.clips if item.state == "kept"]
+        other = [item.scores[score] for item in contents.clips if item.state != "kept"]
+        lines = _thresholds(contents.manifest["recipe"]["rules"], score)
+        plot = histogram(kept, other, thresholds=lines, logarithmic=logarithmic)
+        cells.append(f'<div class="panel"><h3>{title} <span class="soft">{unit}</span></h3>{plot}</div>')
+    note = '<p class="soft">Green: kept; orange: rejected; dashed: thresholds of the recipe.</p>'
+    return f'{note}<div class="histograms">{"".join(cells)}</div>'
+
+
+def _thresholds(rules: Mapping[str, Mapping[str, Any]], score: str) -> list[float]:
+    found = [rule[side] for rule in rules.values() if rule["score"] == score for side in ("below", "above")]
+    return [value for value in found if value is not None]
+
+
+def _gallery(title: str, clips: Sequence[ShownClip]) -> str:
+    if not clips:
+        return ""
+    step = max(1, -(-len(clips) // MOST_SHOWN))
+    shown = clips[::step]
+    note = "" if step == 1 else f'<p class="soft">{len(shown)} of {len(clips)}, spread evenly.</p>'
+    return f'<h2>{title} ({len(clips)})</h2>{note}<div class="gallery">{"".join(map(_figure, shown))}</div>'
+
+
+def _figure(item: ShownClip) -> str:
+    clip, decision = item.clip, item.decision
+    picture = base64.b64encode(item.thumbnail).decode()
+    if item.state == "kept":
+        words = f"<p>{escape(item.caption)}</p>"
+    elif item.state == "failed":
+        words = f'<p><span class="badge failed">failed</span> {escape(item.detail)}</p>'
+    else:
+        words = f'<p><span class="badge">{escape(decision.reason)}</span> {escape(_why(item))}</p>'
+    return (
+        f'<figure><img alt="" loading="lazy" src="data:image/jpeg;base64,{picture}"><figcaption>{words}'
+        f'<span class="soft">{clip.start_seconds:.2f} to {clip.stop_seconds:.2f} s, '
+        f"{clip.width}x{clip.height}, motion {item.scores['motion_score']:.1f}, "
+        f"sharpness {item.scores['sharpness_score']:.0f}</span></figcaption></figure>"
+    )
+
+
+def _why(item: ShownClip) -> str:
+    decision = item.decision
+    if decision.score is None or decision.threshold is None:
+        return ""
+    sign = "&lt;" if decision.score < decision.threshold else ">"
+    return f"{decision.score_name} {decision.score:.3g} {sign} {decision.threshold:g}".replace("&lt;", "<")
+
+
+def _videos(videos: Sequence[Video]) -> str:
+    head = "".join(f"<th>{title}</th>" for title in ("source", "status", "codec", "size", "fps", "length"))
+    rows = []
+    for video in videos:
+        kind = {"ok": "ok", "failed": "failed"}.get(video.status, "")
+        detail = f" {escape(video.reason)}: {escape(video.detail)}" if video.reason else ""
+        cells = [
+            f"<code>{escape(video.uri)}</code>",
+            f'<span class="badge {kind}">{escape(video.status)}</span>{detail}',
+            escape(f"{video.container} {video.codec}"),
+            f"{video.width}x{video.height}" if video.width else "",
+            f"{video.fps:.3g}" if video.fps else "",
+            f"{video.duration_seconds:.1f} s" if video.duration_seconds else "",
+        ]
+        rows.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
+    return f'<div class="panel scroll"><table><tr>{head}</tr>{"".join(rows)}</table></div>'

@@ -1,0 +1,149 @@
+"""The steps of a run that need no cluster: what stands already, what is decided, to be encoded, and published."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from data_pipeline import assess as assess_step
+from data_pipeline import buckets, clips, dataset, rules
+from data_pipeline.analysis import Analysis, analysis_fingerprint
+from data_pipeline.assess import AssessedClip, assess, limit
+from data_pipeline.captions import measured
+from data_pipeline.dataset import MANIFEST, Curated, build_manifest, code_version, drop_stale, files_stand, write_tables
+from data_pipeline.encode import EncodeJob, encode_fingerprint
+from data_pipeline.fingerprint import short_hash, stage_fingerprint
+from data_pipeline.ingest import Source
+from data_pipeline.recipe import CurateRecipe
+from data_pipeline.report import write_report
+from data_pipeline.shards import drop_staged, find_encoded, write_shards
+from data_pipeline.workers import DAMAGED, Outcome, analysis_path, to_row
+from groundwork.storage import Storage
+
+
+class Clock:
+    """Wall seconds per stage, of this run."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._last = time.monotonic()
+
+    def lap(self, stage: str) -> None:
+        """What passed since the last lap belongs to `stage`."""
+        now = time.monotonic()
+        self.seconds[stage] = round(now - self._last, 3)
+        self._last = now
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run: settings, sources and the fingerprints of the stages' code, settings and models."""
+
+    recipe: CurateRecipe
+    out: Storage
+    sources: Sequence[Source]
+    code: Mapping[str, str]
+    clock: Clock = field(default_factory=Clock)
+
+    @property
+    def key(self) -> str:
+        """Equal for runs that must give equal datasets."""
+        settings = self.recipe.model_dump(mode="json", exclude={"workers"})
+        order = list(self.recipe.rules)  # it decides, and JSON with sorted keys hides it
+        return short_hash(settings, order, self.code, [(source.uri, source.video_id) for source in self.sources])
+
+
+def code_fingerprints(recipe: CurateRecipe) -> dict[str, str]:
+    """One per stage. Raises RecipeError or WeightsError when the variant or its weights do not fit."""
+    deciding = (assess_step, buckets, measured, clips, dataset, rules)
+    return {
+        "analyse": analysis_fingerprint(recipe.shots),
+        "decide": stage_fingerprint(deciding, None),
+        "encode": encode_fingerprint(recipe.variant, weights=recipe.encode.weights),
+    }
+
+
+def finished(run: Run) -> dict[str, Any] | None:
+    """The manifest of the dataset if it is just what this run would make; None if there is something to do."""
+    if not run.out.exists(MANIFEST):
+        return None
+    manifest: dict[str, Any] = run.out.read_json(MANIFEST)
+    same = manifest.get("run_key") == run.key and manifest.get("complete") and not manifest.get("retry")
+    return manifest if same and files_stand(run.out, manifest) else None
+
+
+def summary(run: Run, manifest: Mapping[str, Any], *, already_done: bool) -> dict[str, Any]:
+    """What `curate run --json` prints."""
+    names = ("dataset_hash", "videos", "clips", "hours", "seconds")
+    return {"dataset": run.out.uri, "already_done": already_done, **{name: manifest[name] for name in names}}
+
+
+def decide(run: Run, failed: Mapping[str, Outcome]) -> Curated:
+    """Clips, scores, decisions and captions of every readable source, from its stored measurements."""
+    headers, found = {}, []
+    for source in run.sources:
+        if source.duplicate_of or source.video_id in failed:
+            continue
+        path = analysis_path(source.video_id, run.code["analyse"])
+        analysis = Analysis.from_table(run.out.read_table(path))
+        headers[source.video_id] = analysis.header
+        found += assess(source.video_id, analysis, run.recipe)
+    return Curated(run.sources, headers, failed, limit(found, max_clips=run.recipe.clips.max_clips), {})
+
+
+def encode_jobs(found: Iterable[AssessedClip], *, fps: float) -> dict[str, EncodeJob]:
+    """What is to be encoded, by clip_id: the kept clips."""
+    return {
+        item.clip.clip_id: EncodeJob(
+            clip_id=item.clip.clip_id,
+            start_seconds=item.clip.start_seconds,
+            fps=fps,
+            bucket=item.bucket,
+            caption=item.caption.text,
+        )
+        for item in found
+        if item.decision.kept and item.bucket is not None and item.caption is not None
+    }
+
+
+def encode_rows(
+    jobs: Sequence[EncodeJob], video_of: Mapping[str, Source], *, clips_per_row: int
+) -> list[dict[str, str]]:
+    """Rows for the encoding workers: jobs grouped by video, at most `clips_per_row` to a row."""
+    by_video: dict[str, list[EncodeJob]] = {}
+    for job in jobs:
+        by_video.setdefault(video_of[job.clip_id].uri, []).append(job)
+    rows = []
+    for members in by_video.values():
+        source = video_of[members[0].clip_id]
+        for first in range(0, len(members), clips_per_row):
+            chosen = [
+                {**asdict(job), "bucket": job.bucket.model_dump()} for job in members[first : first + clips_per_row]
+            ]
+            rows.append(to_row({"folder": source.folder, "name": source.name, "jobs": chosen}))
+    return rows
+
+
+def publish(run: Run, curated: Curated, jobs: Mapping[str, EncodeJob]) -> dict[str, Any]:
+    """Write shards, tables, report, card and, last, the manifest: only then is the dataset complete."""
+    out, recipe, fingerprint = run.out, run.recipe, run.code["encode"]
+    encoded = find_encoded(out, jobs.values(), fingerprint=fingerprint)
+    members = [job for job in jobs.values() if job.clip_id not in curated.failed_clips]
+    shards = write_shards(out, members, encoded, fingerprint=fingerprint, clips_per_shard=recipe.encode.clips_per_shard)
+    paths = [*write_tables(out, curated, recipe, fingerprint=run.code["analyse"]), *(shard.path for shard in shards)]
+    drop_stale(out, paths)
+    run.clock.lap("publish")
+    outcomes = [*curated.failed_videos.values(), *curated.failed_clips.values()]
+    manifest = {
+        **build_manifest(out, curated, recipe, paths=paths, shards=shards),
+        "code": {"version": code_version(), **run.code},
+        "run_key": run.key,
+        "retry": sum(outcome.reason != DAMAGED for outcome in outcomes),
+        "seconds": run.clock.seconds,
+    }
+    write_report(out.uri, manifest=manifest)
+    out.write_json(MANIFEST, manifest)
+    drop_staged(out)
+    return manifest
