@@ -46,7 +46,9 @@ def padded_latent_frames(num_latent_frames: int, *, patch_frames: int = 1) -> in
     return -(-num_latent_frames // patch_frames) * patch_frames
 
 
-def token_grid(num_latent_frames: int, latent_height: int, latent_width: int, *, patch_frames: int = 1) -> tuple[int, int, int]:
+def token_grid(
+    num_latent_frames: int, latent_height: int, latent_width: int, *, patch_frames: int = 1
+) -> tuple[int, int, int]:
     """Latent frames, rows, columns to the token grid (t, h, w). ``ValueError`` when a side is not whole patches."""
     for name, value, patch in (
         ("num_latent_frames", num_latent_frames, patch_frames),

@@ -69,7 +69,9 @@ def frame_indices(reel: Reel, *, start_seconds: float, num_frames: int, fps: flo
     return np.clip(np.searchsorted(reel.seconds, ticks + 1e-6, side="right") - 1, 0, len(reel.seconds) - 1)
 
 
-def random_clip(reels: Sequence[Reel], *, stage: Stage, fps: float, rng: np.random.Generator) -> UInt8[np.ndarray, "t h w 3"]:
+def random_clip(
+    reels: Sequence[Reel], *, stage: Stage, fps: float, rng: np.random.Generator
+) -> UInt8[np.ndarray, "t h w 3"]:
     """A clip at random: reel (by length), start, crop position, mirrored or not."""
     lengths = np.array([reel.seconds[-1] for reel in reels])
     reel = reels[rng.choice(len(reels), p=lengths / lengths.sum())]

@@ -26,14 +26,18 @@ class Measurement:
 
 
 @torch.inference_mode()
-def measure(autoencoder: Autoencoder, clips: Iterable[UInt8[np.ndarray, "t h w 3"]]) -> Measurement:
-    """Encodes (mode) and decodes every clip. ``ValueError`` when there is none."""
+def measure(
+    autoencoder: Autoencoder, clips: Iterable[UInt8[np.ndarray, "t h w 3"]], *, autocast: bool = False
+) -> Measurement:
+    """Encodes (mode) and decodes every clip, in bfloat16 if ``autocast``. ``ValueError`` when there is none."""
     squared_error, num_values = 0.0, 0
     latent_sum, latent_squares, num_latents = 0.0, 0.0, 0
     for clip in clips:
         pixels = to_pixels(clip)[None]
-        latent = autoencoder.encode(pixels).mode()
-        error = (autoencoder.decode(latent).float().clamp(-1, 1) - pixels) * 127.5
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            latent = autoencoder.encode(pixels).mode()
+            decoded = autoencoder.decode(latent)
+        error = (decoded.float().clamp(-1, 1) - pixels) * 127.5
         squared_error += float(error.square().sum())
         num_values += error.numel()
         latent_sum += float(latent.double().sum())

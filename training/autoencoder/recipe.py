@@ -4,16 +4,11 @@ from pathlib import Path
 from typing import Literal
 
 from cogvideox.autoencoder import AutoencoderConfig
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
+from groundwork.config import FrozenModel
+from pydantic import Field, PositiveFloat, PositiveInt
 
 
-class Frozen(BaseModel):
-    """Immutable, and an unknown key is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Stage(Frozen):
+class Stage(FrozenModel):
     """A stretch of steps at one clip size (pixel frames, rows, columns)."""
 
     num_frames: PositiveInt
@@ -23,7 +18,7 @@ class Stage(Frozen):
     batch: PositiveInt = 1
 
 
-class AutoencoderRecipe(Frozen):
+class AutoencoderRecipe(FrozenModel):
     """Everything that decides the outcome of a training, except the machine."""
 
     footage: Literal["demo"] | tuple[Path, ...] = Field("demo", description="'demo', or video files")
@@ -36,6 +31,7 @@ class AutoencoderRecipe(Frozen):
     learning_rate: PositiveFloat = 1e-3
     final_learning_rate: PositiveFloat = 2e-5
     warmup_steps: PositiveInt = 50
+    decay_steps: PositiveInt = 300
     weight_decay: float = 0.0
     gradient_clip: PositiveFloat = 1.0
     ema_decay: float = Field(0.998, ge=0, lt=1)

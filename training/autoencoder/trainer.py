@@ -18,17 +18,21 @@ from training.autoencoder.footage import Reel, read_footage, training_batch, who
 from training.autoencoder.losses import reconstruction_loss
 from training.autoencoder.measure import Measurement, measure
 from training.autoencoder.recipe import AutoencoderRecipe
+from training.autoencoder.start import start_as_pyramid
 
 Metrics = dict[str, float]
 
 
 def learning_rate(recipe: AutoencoderRecipe, step: int) -> float:
-    """Linear warm-up, then a half cosine down to the final rate."""
+    """Linear warm-up, a constant stretch, and a half cosine over the last ``decay_steps`` down to the final rate.
+
+    The constant stretch makes a run extensible: with more steps in the recipe, a resumed run simply goes on.
+    """
     if step < recipe.warmup_steps:
         return recipe.learning_rate * (step + 1) / recipe.warmup_steps
-    progress = (step - recipe.warmup_steps) / max(recipe.num_steps - recipe.warmup_steps, 1)
+    progress = max(0.0, 1 - (recipe.num_steps - step) / recipe.decay_steps)
     span = recipe.learning_rate - recipe.final_learning_rate
-    return recipe.final_learning_rate + span * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+    return recipe.final_learning_rate + span * 0.5 * (1 + math.cos(math.pi * progress))
 
 
 class AutoencoderTraining:
@@ -38,6 +42,7 @@ class AutoencoderTraining:
         self.recipe = recipe
         torch.manual_seed(recipe.seed)
         self.network = Autoencoder(recipe.autoencoder)
+        start_as_pyramid(self.network)
         self.average = deepcopy(self.network).requires_grad_(False)
         self.optimizer = torch.optim.AdamW(
             self.network.parameters(), recipe.learning_rate, betas=(0.9, 0.99), weight_decay=recipe.weight_decay
@@ -68,7 +73,11 @@ class AutoencoderTraining:
         self.step_count += 1
         self.update_average()
         parts = {"loss": loss.total, "l1": loss.l1, "gradient": loss.gradient, "kl": loss.kl, "gradient_norm": norm}
-        return {"step": self.step_count, "learning_rate": rate, **{name: float(part.detach()) for name, part in parts.items()}}
+        return {
+            "step": self.step_count,
+            "learning_rate": rate,
+            **{name: float(part.detach()) for name, part in parts.items()},
+        }
 
     @torch.no_grad()
     def update_average(self) -> None:
@@ -134,9 +143,9 @@ def save(training: AutoencoderTraining, out_folder: Path, *, reels: Sequence[Ree
     clips = [
         clip
         for reel in reels[: len(reels) // len(recipe.zooms)]
-        for clip in whole_frame_clips(reel, num_frames=17, height=recipe.height, width=recipe.width, fps=recipe.fps)[:2]
+        for clip in whole_frame_clips(reel, num_frames=9, height=recipe.height, width=recipe.width, fps=recipe.fps)[:2]
     ]
-    measured = measure(training.average, clips)
+    measured = measure(training.average, clips, autocast=recipe.autocast)
     summary = {"step": training.step_count, "psnr": measured.psnr, "scale_factor": measured.scale_factor}
     with (out_folder / "metrics.jsonl").open("a") as file:
         file.writelines(json.dumps(row) + "\n" for row in [*rows, summary])

@@ -43,7 +43,8 @@ class Decoder(nn.Module):
         self.conv_in = CausalConv3d(config.latent_channels, widths[0])
         self.middle = nn.ModuleList(ResidualBlock(widths[0], widths[0], **norm) for _ in range(2))
         self.stages = nn.ModuleList(
-            DecoderStage(widths[max(level - 1, 0)], width, config=config, level=level) for level, width in enumerate(widths)
+            DecoderStage(widths[max(level - 1, 0)], width, config=config, level=level)
+            for level, width in enumerate(widths)
         )
         self.norm_out = ConditionedNorm(widths[-1], **norm)
         self.conv_out = CausalConv3d(widths[-1], config.pixel_channels)

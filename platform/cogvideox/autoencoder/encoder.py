@@ -41,7 +41,8 @@ class Encoder(nn.Module):
         norm = {"groups": config.norm_groups, "eps": config.norm_eps}
         self.conv_in = CausalConv3d(config.pixel_channels, widths[0])
         self.stages = nn.ModuleList(
-            EncoderStage(widths[max(level - 1, 0)], width, config=config, level=level) for level, width in enumerate(widths)
+            EncoderStage(widths[max(level - 1, 0)], width, config=config, level=level)
+            for level, width in enumerate(widths)
         )
         self.middle = nn.ModuleList(ResidualBlock(widths[-1], widths[-1], **norm) for _ in range(2))
         self.norm_out = PlainNorm(config.norm_groups, widths[-1], eps=config.norm_eps)

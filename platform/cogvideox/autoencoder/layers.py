@@ -78,7 +78,9 @@ def enlarge(small: Video, *, like: Video, first: bool) -> Video:
 class ResidualBlock(nn.Module):
     """norm, SiLU, causal conv, twice, added to the input (through a 1x1x1 convolution where the width changes)."""
 
-    def __init__(self, in_channels: int, out_channels: int, *, groups: int, eps: float, condition_channels: int = 0) -> None:
+    def __init__(
+        self, in_channels: int, out_channels: int, *, groups: int, eps: float, condition_channels: int = 0
+    ) -> None:
         super().__init__()
         self.norm1 = make_norm(in_channels, groups=groups, eps=eps, condition_channels=condition_channels)
         self.conv1 = CausalConv3d(in_channels, out_channels)

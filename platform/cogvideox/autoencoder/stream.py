@@ -19,7 +19,9 @@ class Stream:
     first: bool = True
     tails: dict[nn.Module, Tensor] = field(default_factory=dict)
 
-    def lead(self, layer: nn.Module, inputs: Float[Tensor, "b c t h w"], *, num_frames: int) -> Float[Tensor, "b c k h w"]:
+    def lead(
+        self, layer: nn.Module, inputs: Float[Tensor, "b c t h w"], *, num_frames: int
+    ) -> Float[Tensor, "b c k h w"]:
         """The ``num_frames`` frames that precede ``inputs`` at this layer: kept ones, or its first frame repeated."""
         kept = self.tails.get(layer)
         return inputs[:, :, :1].expand(-1, -1, num_frames, -1, -1) if kept is None else kept
