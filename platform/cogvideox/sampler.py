@@ -123,13 +123,13 @@ class _Trajectory:
         The next level is that of the next timestep asked. diffusers takes timestep - 1000 // num_steps, which is
         another level whenever num_steps does not divide 1000.
         """
+        if state.finished:
+            raise ValueError(f"step={state.step}: this trajectory of {state.num_steps} steps is finished")
         following = state.timesteps[state.step + 1] if state.step + 1 < state.num_steps else -1
         return self.schedule.signal_share(state.timesteps[state.step]), self.schedule.signal_share(following)
 
     def _predict(self, state: SamplerState, denoise: VelocityFunction, *, now: float) -> Float[Tensor, "b c t h w"]:
         """The clean latent, from one call of the denoiser."""
-        if state.finished:
-            raise ValueError(f"step={state.step}: this trajectory of {state.num_steps} steps is finished")
         question = StepInput(state.latent, state.timesteps[state.step], state.step, state.num_steps)
         velocity = denoise(question).to(state.latent)
         return math.sqrt(now) * state.latent - math.sqrt(1 - now) * velocity

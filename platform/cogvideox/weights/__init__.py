@@ -7,13 +7,18 @@ from cogvideox.weights.components import (
     save_denoiser,
     toy_autoencoder_folder,
 )
+from cogvideox.weights.convert import convert
+from cogvideox.weights.lora import load_lora, merge_lora
 from cogvideox.weights.pipeline import load_card, load_text_encoder, save_pipeline
 
 __all__ = [
+    "convert",
     "load_autoencoder",
     "load_card",
     "load_denoiser",
+    "load_lora",
     "load_text_encoder",
+    "merge_lora",
     "save_autoencoder",
     "save_denoiser",
     "save_pipeline",
