@@ -1,12 +1,109 @@
-"""A run folder becomes RUN/report/index.html."""
+"""A run folder becomes RUN/report/index.html: one self-contained page that works from a file."""
 
 from __future__ import annotations
 
-from groundwork.storage import open_storage
+import base64
+import html
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from groundwork.errors import RunError
+from groundwork.storage import Storage, open_storage
+from training.charts import bars, curve
+from training.metrics import StepMetrics, read_metrics
+from training.run_folder import CONFIG, finished_summary
+
+PAGE = "report/index.html"
+SAMPLES = "samples"
+_CSS = Path(__file__).with_name("report.css")
+_NUM_STRATA = 10
 
 
 def write_report(run: str) -> str:
-    """Write the page; returns its address."""
+    """Write the page of a run, finished or not; returns its address. Raises RunError where no run was started."""
     storage = open_storage(run)
-    storage.write_bytes("report/index.html", b"")
-    return storage.child("report/index.html").uri
+    if not storage.exists(CONFIG):
+        raise RunError(f"{run} holds no run.", "Give the folder that `train run --out` wrote.")
+    config, summary, rows = storage.read_json(CONFIG), finished_summary(storage), read_metrics(storage)
+    storage.write_bytes(PAGE, _page(config, summary, rows, films=_films(storage)).encode())
+    return storage.child(PAGE).uri
+
+
+def _page(config: dict[str, Any], summary: dict[str, Any] | None, rows: Sequence[StepMetrics], *, films: str) -> str:
+    recipe, steps = config["recipe"], [row.step for row in rows]
+    name = html.escape(str(recipe["name"]))
+    state = "finished" if summary else f"at step {steps[-1] if steps else 0}"
+    sections = [
+        f"<h1>Training {name}</h1><p>{html.escape(recipe['variant'])}, {state}. "
+        f"Data: {html.escape(config['dataset'])}</p>",
+        _facts(rows, summary),
+        "<h2>Loss</h2><p>Mean squared error of the velocity per step; thick: running mean.</p>",
+        curve(steps, [row.loss for row in rows], label="loss by step"),
+        "<h2>Loss by timestep</h2><p>Tenths of the timesteps, from nearly clean (0) to pure noise (900). "
+        "Pale: first fifth of the run, strong: last fifth.</p>",
+        _strata(rows),
+        *([f'<h2>Samples</h2><div class="films">{films}</div>'] if films else []),
+        "<h2>Throughput</h2><p>Tokens per second, text and video, over all workers.</p>",
+        curve(steps, [row.tokens / row.seconds for row in rows], label="tokens per second by step"),
+        "<h2>Learning rate</h2>",
+        curve(steps, [row.learning_rate for row in rows], label="learning rate by step"),
+        "<h2>Gradient norm</h2><p>Before clipping.</p>",
+        curve(steps, [row.gradient_norm for row in rows], label="gradient norm by step"),
+        f"<h2>Recipe</h2><pre>{html.escape(json.dumps(recipe, indent=2))}</pre>",
+    ]
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>Training {name}</title><style>{_CSS.read_text()}</style></head><body>{''.join(sections)}</body></html>"
+    )
+
+
+def _facts(rows: Sequence[StepMetrics], summary: dict[str, Any] | None) -> str:
+    if not rows:
+        return ""
+    seconds = sum(row.seconds for row in rows)
+    facts = {
+        "steps": f"{rows[-1].step}",
+        "loss at the start": f"{rows[0].loss:.4f}",
+        "loss, last tenth": f"{_mean([row.loss for row in rows[-max(1, len(rows) // 10) :]]):.4f}",
+        "seconds of steps": f"{seconds:.0f}",
+        "steps per second": f"{len(rows) / seconds:.2f}",
+        "tokens per second": f"{sum(row.tokens for row in rows) / seconds:.0f}",
+    }
+    if summary:
+        facts |= {"clips": str(summary["clips"]), "weights sha256": summary["weights_sha256"][:12]}
+    return "<dl>" + "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in facts.items()) + "</dl>"
+
+
+def _strata(rows: Sequence[StepMetrics]) -> str:
+    fifth = max(1, len(rows) // 5)
+    before, after = (_stratum_means(part) for part in (rows[:fifth], rows[-fifth:]))
+    return bars([str(100 * i) for i in range(_NUM_STRATA)], before, after, label="loss by timestep, start and end")
+
+
+def _stratum_means(rows: Sequence[StepMetrics]) -> list[float]:
+    """Mean loss per tenth of the timesteps, every clip counting once; NaN where there was none."""
+    means = []
+    for stratum in range(_NUM_STRATA):
+        counted = [
+            (row.stratum_loss[stratum], row.stratum_clips[stratum]) for row in rows if row.stratum_clips[stratum]
+        ]
+        clips = sum(count for _, count in counted)
+        means.append(sum(loss * count for loss, count in counted) / clips if clips else math.nan)
+    return means
+
+
+def _films(run: Storage) -> str:
+    return "".join(
+        f'<figure><video src="data:video/mp4;base64,{base64.b64encode(run.read_bytes(path)).decode()}" '
+        "controls loop muted autoplay playsinline></video>"
+        f"<figcaption>{html.escape(Path(path).stem)}</figcaption></figure>"
+        for path in run.list(SAMPLES, suffix=".mp4")
+    )
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)

@@ -135,7 +135,7 @@ def _show_progress(thread: threading.Thread, run: Storage, *, total: int, start:
 
 
 def _trainer(job: Job, run: Storage, name: str) -> Any:
-    """Ray Train v2 with gloo on CPUs. Ray keeps no checkpoints: the run has its own, durable before they are reported."""
+    """Ray Train v2 with gloo on CPUs. Ray keeps no checkpoints: the run has its own, durable ones."""
     prepare_environment()
     import torch
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
