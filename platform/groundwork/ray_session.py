@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+import signal
 import socket
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from groundwork.errors import RunError
@@ -21,6 +24,7 @@ _MIB = 1 << 20
 # keeps one block per file.
 _EMBEDDED_ENVIRONMENT = {
     "RAY_AUTH_MODE": "token",
+    "RAY_BACKEND_LOG_LEVEL": "fatal",  # its error lines are about restarts it handles; ours are for people
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     "RAY_USAGE_STATS_REPORT_URL": "http://127.0.0.1:9/",
 }
@@ -71,7 +75,7 @@ def ray_session(address: str | None = None, *, num_cpus: int | None = None) -> I
             yield
         return
     _probe(target)
-    ray.init(address=target, log_to_driver=True, logging_level="WARNING")
+    _init(address=target, log_to_driver=True, logging_level="WARNING")
     try:
         yield
     finally:
@@ -91,7 +95,7 @@ def _embedded(num_cpus: int) -> Iterator[None]:
     os.environ["RAY_AUTH_TOKEN_PATH"] = str(token)
     try:
         get_logger("ray").info("starting an embedded Ray on this machine (loopback only)")
-        ray.init(
+        _init(
             address="local",
             num_cpus=num_cpus,
             object_store_memory=_object_store_bytes(),
@@ -107,6 +111,16 @@ def _embedded(num_cpus: int) -> Iterator[None]:
         shutil.rmtree(folder, ignore_errors=True)
         for name, value in before.items():
             os.environ.pop(name, None) if value is None else os.environ.__setitem__(name, value)
+
+
+def _init(**settings: Any) -> None:
+    """`ray.init` without its SIGTERM handlers: one exits with 15, one below Python aborts 3 s after the signal."""
+    import ray
+
+    handler = signal.getsignal(signal.SIGTERM)
+    ray.init(**settings)
+    if callable(handler) and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handler)
 
 
 def _object_store_bytes() -> int:
