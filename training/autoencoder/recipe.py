@@ -16,6 +16,8 @@ class Stage(FrozenModel):
     width: PositiveInt
     steps: PositiveInt
     batch: PositiveInt = 1
+    skeleton: bool = False
+    """Leave residual branches out (they start at zero): cheap steps that find the coarse colours."""
 
 
 class AutoencoderRecipe(FrozenModel):

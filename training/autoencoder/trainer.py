@@ -4,6 +4,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from training.autoencoder.footage import Reel, read_footage, training_batch, who
 from training.autoencoder.losses import reconstruction_loss
 from training.autoencoder.measure import Measurement, measure
 from training.autoencoder.recipe import AutoencoderRecipe
-from training.autoencoder.start import start_as_pyramid
+from training.autoencoder.start import skeleton, start_as_pyramid
 
 Metrics = dict[str, float]
 
@@ -55,7 +56,8 @@ class AutoencoderTraining:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         generator = torch.Generator(pixels.device).manual_seed(recipe.seed * 1_000_003 + self.step_count)
-        with torch.autocast(pixels.device.type, torch.bfloat16, enabled=recipe.autocast):
+        coarse = skeleton(self.network) if recipe.stage_at(self.step_count).skeleton else nullcontext()
+        with coarse, torch.autocast(pixels.device.type, torch.bfloat16, enabled=recipe.autocast):
             posterior = self.network.encode(pixels)
             ours = self.network.decode(posterior.sample(generator))
         loss = reconstruction_loss(
