@@ -13,8 +13,11 @@ from data_pipeline.buckets import upscale
 from data_pipeline.captions import measured
 from data_pipeline.clips import Span, Timeline, clip_id, end_pts, end_seconds, plan_clips
 from data_pipeline.recipe import Bucket, CurateRecipe
-from data_pipeline.signals import SIGNALS
+from data_pipeline.signals import SIGNALS, score_names
 from groundwork.records import Caption, Clip, Decision
+
+CLIP_SCORES = ("seconds", "source_fps", "upscale")
+"""Scores that follow from the clip itself: length, pictures per second, enlargement to cover the bucket."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,11 @@ class AssessedClip:
     caption: Caption | None
     thumbnail: bytes
     cpu_milliseconds: float
+
+
+def known_scores() -> frozenset[str]:
+    """Every score that a rule may ask for."""
+    return score_names() | set(CLIP_SCORES)
 
 
 def assess(video_id: str, analysis: Analysis, recipe: CurateRecipe) -> list[AssessedClip]:
@@ -102,11 +110,8 @@ def _decide(clip: Clip, span: Span, scores: Mapping[str, float], recipe: CurateR
         return rules.reject(
             clip.clip_id, rules.TOO_SHORT, score_name="seconds", score=round(seconds, 6), threshold=threshold
         )
-    derived = {
-        "seconds": seconds,
-        "source_fps": clip.num_frames / seconds,
-        "upscale": upscale(span.bucket, height=clip.height, width=clip.width),
-    }
+    enlarged = upscale(span.bucket, height=clip.height, width=clip.width)
+    derived = dict(zip(CLIP_SCORES, (seconds, clip.num_frames / seconds, enlarged), strict=True))
     return rules.decide(clip.clip_id, {**scores, **derived}, recipe.rules)
 
 

@@ -78,14 +78,18 @@ def identify(sources: Sequence[Source], *, out: Storage) -> list[Source]:
 
 
 def _sources_of(given: str) -> Iterable[Source]:
-    base, pattern = _split_glob(given)
-    storage = open_storage(base)
+    address, query = _split_query(given)
+    storage, pattern = open_storage(given), ""
     kind = storage.filesystem.get_file_info(storage.path()).type
+    if kind == pafs.FileType.NotFound:  # a file may have brackets in its name, so a glob comes second
+        base, pattern = _split_glob(address)
+        storage = open_storage(base + query)
+        kind = storage.filesystem.get_file_info(storage.path()).type if pattern else kind
     if kind == pafs.FileType.NotFound:
         raise InputError(f"Input {given!r} does not exist.", "Check the path or URI.")
     if kind == pafs.FileType.File:
-        parent, _, name = base.rstrip("/").rpartition("/")
-        return [_source(open_storage(parent or "."), name)]
+        parent, _, name = address.rstrip("/").rpartition("/")
+        return [_source(open_storage((parent or ".") + query), name)]
     names = storage.list()
     if pattern:
         taken = [name for name in names if fnmatch.fnmatch(name, pattern)]
@@ -96,15 +100,21 @@ def _sources_of(given: str) -> Iterable[Source]:
     return [_source(storage, name) for name in taken]
 
 
-def _split_glob(given: str) -> tuple[str, str]:
-    """`/a/b/*.mp4` → (`/a/b`, `*.mp4`); without a wildcard the pattern is empty. A URI's query is no wildcard."""
-    scheme = urlsplit(given).scheme
-    head = given.split("?", 1)[0] if scheme not in ("", "file") else given
-    parts = head.split("/")
+def _split_query(given: str) -> tuple[str, str]:
+    """An object store's URI may end in a query (`?endpoint_override=…`); in a local path a `?` is a wildcard."""
+    if urlsplit(given).scheme in ("", "file"):
+        return given, ""
+    address, mark, query = given.partition("?")
+    return address, mark + query
+
+
+def _split_glob(address: str) -> tuple[str, str]:
+    """`/a/b/*.mp4` → (`/a/b`, `*.mp4`); without a wildcard the pattern is empty."""
+    parts = address.split("/")
     for index, part in enumerate(parts):
         if any(sign in part for sign in _WILDCARDS):
-            return "/".join(parts[:index]) or ("/" if given.startswith("/") else "."), "/".join(parts[index:])
-    return given, ""
+            return "/".join(parts[:index]) or ("/" if address.startswith("/") else "."), "/".join(parts[index:])
+    return address, ""
 
 
 def _source(storage: Storage, name: str) -> Source:

@@ -15,12 +15,13 @@ import ray.data
 from ray.data import ActorPoolStrategy, DataContext
 from ray.util.annotations import RayDeprecationWarning
 
-from data_pipeline.assess import AssessedClip
+from data_pipeline.assess import AssessedClip, known_scores
 from data_pipeline.dataset import MANIFEST
 from data_pipeline.encode import EncodeJob
 from data_pipeline.ingest import find_sources, identify
 from data_pipeline.lock import only_run
 from data_pipeline.recipe import CurateRecipe
+from data_pipeline.rules import check
 from data_pipeline.shards import find_encoded
 from data_pipeline.steps import Run, code_fingerprints, decide, encode_jobs, encode_rows, finished, publish, summary
 from data_pipeline.workers import (
@@ -50,6 +51,7 @@ def curate(recipe: CurateRecipe, *, inputs: Sequence[str], out: str, address: st
     setting recomputes what hangs on it. Raises InputError (nothing to read), RecipeError, WeightsError, StorageError
     (unwritable or full), RunError (another run holds the dataset; no Ray at `address`).
     """
+    check(recipe.rules, known=known_scores())
     found = find_sources(inputs)
     storage = open_storage(out)
     with only_run(storage):

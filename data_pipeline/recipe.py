@@ -40,8 +40,11 @@ class Bucket(FrozenModel):
     """Size class of a clip: pixel frames (4N+1), rows, columns."""
 
     num_frames: int = Field(gt=0)
+    """Pixel frames of a clip, 4N + 1."""
     height: int = Field(gt=0)
+    """Rows, a multiple of 16."""
     width: int = Field(gt=0)
+    """Columns, a multiple of 16."""
 
     @property
     def folder(self) -> str:
@@ -54,7 +57,9 @@ class Rule(FrozenModel):
     score: str
     """Name of the score, as in the signals tables."""
     below: float | None = None
+    """Reject when the score is lower than this."""
     above: float | None = None
+    """Reject when the score is higher than this."""
 
     @model_validator(mode="after")
     def _one_side_at_least(self) -> Rule:
@@ -96,6 +101,7 @@ class CurateRecipe(FrozenModel):
     """Raw video to a bucketed, captioned, encoded dataset."""
 
     name: str = "toy"
+    """Name of the dataset, on its report and card."""
     variant: str = "toy"
     """Model card whose autoencoder and text encoder make the latents."""
     licence: str = ""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import difflib
+from collections.abc import Collection, Mapping
 
 from data_pipeline.fingerprint import short_hash
 from data_pipeline.recipe import Rule
@@ -12,15 +13,21 @@ from groundwork.records import Decision
 TOO_SHORT, OVER_LIMIT = "too_short", "over_limit"
 
 
-def decide(clip_id: str, scores: Mapping[str, float], rules: Mapping[str, Rule]) -> Decision:
-    """Kept, or rejected by the first rule that fires, with the score and the threshold it compared.
-
-    Raises RecipeError for a rule on a score that nobody measures.
-    """
+def check(rules: Mapping[str, Rule], *, known: Collection[str]) -> None:
+    """Raises RecipeError for a rule on a score that nobody measures; the message names the nearest."""
     for reason, rule in rules.items():
-        if rule.score not in scores:
-            known = ", ".join(sorted(scores))
-            raise RecipeError(f"rules.{reason}.score: no score {rule.score!r} is measured.", f"Scores: {known}.")
+        if rule.score not in known:
+            close = difflib.get_close_matches(rule.score, known, n=1)
+            meant = f"Did you mean {close[0]!r}? " if close else ""
+            raise RecipeError(
+                f"rules.{reason}.score: no score {rule.score!r} is measured.",
+                f"{meant}Scores: {', '.join(sorted(known))}.",
+            )
+
+
+def decide(clip_id: str, scores: Mapping[str, float], rules: Mapping[str, Rule]) -> Decision:
+    """Kept, or rejected by the first rule that fires, with the score and the threshold it compared."""
+    for reason, rule in rules.items():
         score = scores[rule.score]
         for threshold, fires in (
             (rule.below, rule.below is not None and score < rule.below),

@@ -69,7 +69,7 @@ def _tiles(contents: Contents) -> str:
         (f"{clips['kept']} of {clips['found']}", f"clips kept ({share:.0%})"),
         (seconds_text(hours["kept"]), "kept"),
         (f"{len(manifest['shards'])}", f"shards in {len(buckets)} buckets"),
-        (f"{sum(manifest['seconds'].values()):.0f} s", "to make it"),
+        (f"{sum(manifest['seconds'].values()):.0f} s", "of work in the last run"),
     ]
     cells = (f'<div class="tile"><b>{escape(big)}</b><span>{escape(small)}</span></div>' for big, small in tiles)
     return f'<div class="tiles">{"".join(cells)}</div>'

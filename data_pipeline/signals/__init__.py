@@ -38,5 +38,16 @@ SIGNALS: dict[str, Signal] = {
     "exposure": Signal(exposure.Exposure, exposure.score),
     "palette": Signal(palette.Palette, palette.score),
 }
+
+
+def score_names() -> frozenset[str]:
+    """Every score that the signals give a clip."""
+    names: set[str] = set()
+    for signal in SIGNALS.values():
+        columns = ("seconds", *signal.accumulator().columns)
+        names.update(signal.score({column: np.arange(2.0) for column in columns}))
+    return frozenset(names)
+
+
 CODE = (picture, motion, sharpness, exposure, palette)
 """The modules whose source is part of the signals' fingerprint."""

@@ -63,3 +63,22 @@ def test_a_file_that_changed_gets_a_new_id_in_the_next_run(tree: Path, tmp_path:
     after = identify(find_sources([str(tree)]), out=out)
     assert [x.video_id == y.video_id for x, y in zip(before, after, strict=True)] == [True, False, True]
     assert after[2].duplicate_of == ""
+
+
+def test_a_name_with_brackets_is_a_file_and_not_a_pattern(tree: Path) -> None:
+    (tree / "film [1].mp4").write_bytes(b"odd")
+    assert names(find_sources([str(tree / "film [1].mp4")])) == ["film [1].mp4"]
+    assert names(find_sources([str(tree / "?.mp4")])) == ["b.mp4"]
+
+
+def test_an_object_store_is_read_like_a_disk(s3_uri: str, tmp_path: Path) -> None:
+    bucket = open_storage(s3_uri).child("films")
+    bucket.write_bytes("deep/a.mp4", b"one")
+    bucket.write_bytes("b.mp4", b"two")
+    address, _, query = bucket.uri.partition("?")
+    assert names(find_sources([bucket.uri])) == ["b.mp4", "a.mp4"]
+    for given in (f"{address}/b.mp4?{query}", f"{address}/*b.mp4?{query}"):
+        (found,) = identify(find_sources([given]), out=open_storage(tmp_path))
+        assert found.video_id == hashlib.sha256(b"two").hexdigest()[:24]
+        assert found.uri == f"{address}/b.mp4"
+        assert found.storage.read_bytes(found.name) == b"two"

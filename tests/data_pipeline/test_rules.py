@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from data_pipeline.assess import known_scores
 from data_pipeline.recipe import Rule
-from data_pipeline.rules import decide, policy_hash
+from data_pipeline.rules import check, decide, policy_hash
 from groundwork.errors import RecipeError
 
 RULES = {"dark": Rule(score="luma_mean", below=30), "odd": Rule(score="luma_mean", below=50, above=200)}
@@ -24,9 +25,10 @@ def test_a_score_on_the_threshold_is_kept() -> None:
     assert decision.reason == ""
 
 
-def test_a_rule_on_an_unknown_score_is_an_error_that_lists_the_known() -> None:
-    with pytest.raises(RecipeError, match=r"rules\.dark\.score.*\n.*motion_score"):
-        decide("c", {"motion_score": 1.0}, RULES)
+def test_a_rule_on_an_unknown_score_is_an_error_that_names_the_nearest() -> None:
+    check(RULES, known=known_scores())
+    with pytest.raises(RecipeError, match=r"rules\.dark\.score: .*\n.*mean 'motion_score'.*sharpness_score"):
+        check({"dark": Rule(score="motion", below=1)}, known=known_scores())
 
 
 def test_the_policy_hash_knows_thresholds_order_and_cap() -> None:
