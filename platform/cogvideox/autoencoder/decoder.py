@@ -1,11 +1,10 @@
 """Turns latents, chunk by chunk, into pixels."""
 
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from cogvideox.autoencoder.config import AutoencoderConfig
-from cogvideox.autoencoder.layers import CausalConv3d, ConditionedNorm, ResidualBlock, Upsample, Video
+from cogvideox.autoencoder.layers import CausalConv3d, ConditionedNorm, ResidualBlock, Upsample, Video, norm_silu_conv
 from cogvideox.autoencoder.stream import Stream
 
 
@@ -55,4 +54,4 @@ class Decoder(nn.Module):
             hidden = block(hidden, latent, stream)
         for stage in self.stages:
             hidden = stage(hidden, latent, stream)
-        return self.conv_out(F.silu(self.norm_out(hidden, latent, stream)), stream)  # type: ignore[no-any-return]
+        return norm_silu_conv(hidden, self.norm_out, self.conv_out, condition=latent, stream=stream)

@@ -1,11 +1,10 @@
 """Turns pixels, chunk by chunk, into the parameters of the latent's distribution."""
 
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from cogvideox.autoencoder.config import AutoencoderConfig
-from cogvideox.autoencoder.layers import CausalConv3d, Downsample, PlainNorm, ResidualBlock, Video
+from cogvideox.autoencoder.layers import CausalConv3d, Downsample, PlainNorm, ResidualBlock, Video, norm_silu_conv
 from cogvideox.autoencoder.stream import Stream
 
 
@@ -54,4 +53,4 @@ class Encoder(nn.Module):
             hidden = stage(hidden, stream)
         for block in self.middle:
             hidden = block(hidden, None, stream)
-        return self.conv_out(F.silu(self.norm_out(hidden, None, stream)), stream)  # type: ignore[no-any-return]
+        return norm_silu_conv(hidden, self.norm_out, self.conv_out, condition=None, stream=stream)

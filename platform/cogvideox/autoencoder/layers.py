@@ -10,6 +10,7 @@ from einops import rearrange, repeat
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from cogvideox.autoencoder import fused
 from cogvideox.autoencoder.stream import Stream
 
 Video = Float[Tensor, "b c t h w"]
@@ -28,11 +29,12 @@ class CausalConv3d(nn.Conv3d):
         self.lead_frames = kernel_size - 1
 
     def forward(self, inputs: Video, stream: Stream) -> Video:  # type: ignore[override]  # the stream is the point
-        if self.lead_frames:
-            lead = stream.lead(self, inputs, num_frames=self.lead_frames)
-            inputs = torch.cat([lead, inputs], dim=2)
-            stream.keep(self, inputs, num_frames=self.lead_frames)
-        return super().forward(inputs)
+        tail = stream.take(self)
+        lead = inputs[:, :, :1].expand(-1, -1, self.lead_frames, -1, -1) if tail is None else tail
+        padded = torch.cat([lead, inputs], dim=2)
+        kept = padded[:, :, -self.lead_frames :]
+        stream.put(self, kept if torch.is_grad_enabled() else kept.clone())  # a view would keep the whole chunk alive
+        return fused.convolve(padded, self, padding=(0, 1, 1))
 
 
 class PlainNorm(nn.GroupNorm):
@@ -40,6 +42,10 @@ class PlainNorm(nn.GroupNorm):
 
     def forward(self, inputs: Video, condition: Video | None, stream: Stream) -> Video:  # type: ignore[override]  # noqa: ARG002
         return super().forward(inputs)
+
+    def factors(self, inputs: Video, condition: Video | None) -> tuple[Video, Video]:  # noqa: ARG002
+        """Scale and shift that the norm comes to for these inputs: ``b c 1 1 1``, float32."""
+        return group_factors(self, inputs)
 
 
 class ConditionedNorm(nn.Module):
@@ -63,6 +69,21 @@ class ConditionedNorm(nn.Module):
         scale = enlarge(self.scale(condition), like=inputs, first=stream.first)
         shift = enlarge(self.shift(condition), like=inputs, first=stream.first)
         return torch.addcmul(shift, normed, scale)
+
+    def factors(self, inputs: Video, condition: Video | None) -> tuple[Video, Video]:
+        """Scale and shift that norm and condition come to, at the size of the condition, float32."""
+        assert condition is not None, "the conditioned norm needs the latent"
+        scale, shift = group_factors(self.norm, inputs)
+        condition = condition.float()
+        outer = fused.convolve(condition, self.scale, padding=(0, 0, 0))
+        return outer * scale, outer * shift + fused.convolve(condition, self.shift, padding=(0, 0, 0))
+
+
+def group_factors(norm: nn.GroupNorm, inputs: Video) -> tuple[Video, Video]:
+    """Group norm of these inputs as a scale and a shift per channel, ``b c 1 1 1``, float32."""
+    mean, inverse = fused.group_statistics(inputs, groups=norm.num_groups, eps=norm.eps)
+    scale = inverse * rearrange(norm.weight.float(), "c -> 1 c 1 1 1")
+    return scale, rearrange(norm.bias.float(), "c -> 1 c 1 1 1") - mean * scale
 
 
 def enlarge(small: Video, *, like: Video, first: bool) -> Video:
@@ -89,12 +110,32 @@ class ResidualBlock(nn.Module):
         self.shortcut = nn.Identity() if in_channels == out_channels else nn.Conv3d(in_channels, out_channels, 1)
 
     def forward(self, inputs: Video, condition: Video | None, stream: Stream) -> Video:
-        hidden = self.conv1(F.silu(self.norm1(inputs, condition, stream)), stream)
-        hidden = self.conv2(F.silu(self.norm2(hidden, condition, stream)), stream)
-        return hidden + self.shortcut(inputs)  # type: ignore[no-any-return]
+        hidden = norm_silu_conv(inputs, self.norm1, self.conv1, condition=condition, stream=stream)
+        hidden = norm_silu_conv(hidden, self.norm2, self.conv2, condition=condition, stream=stream)
+        if torch.is_grad_enabled():
+            return hidden + self.shortcut(inputs)  # type: ignore[no-any-return]
+        if isinstance(self.shortcut, nn.Conv3d):
+            fused.pointwise_add_(hidden, inputs, self.shortcut)
+            return hidden
+        return hidden.add_(inputs)
 
 
-def make_norm(channels: int, *, groups: int, eps: float, condition_channels: int = 0) -> nn.Module:
+def norm_silu_conv(
+    inputs: Video, norm: "PlainNorm | ConditionedNorm", conv: CausalConv3d, *, condition: Video | None, stream: Stream
+) -> Video:
+    """Norm, SiLU and causal convolution: layer by layer where a gradient is asked for, fused where none is."""
+    if torch.is_grad_enabled():
+        return conv(F.silu(norm(inputs, condition, stream)), stream)  # type: ignore[no-any-return]
+    scale, shift = norm.factors(inputs, condition)
+    zoom = 1 if condition is None else inputs.shape[3] // condition.shape[3]
+    outputs, tail = fused.norm_silu_conv(
+        inputs, scale=scale, shift=shift, conv=conv, tail=stream.take(conv), zoom=zoom, opening=stream.first
+    )
+    stream.put(conv, tail)
+    return outputs
+
+
+def make_norm(channels: int, *, groups: int, eps: float, condition_channels: int = 0) -> "PlainNorm | ConditionedNorm":
     """The norm of the encoder, or of the decoder when there are latent channels to condition on."""
     if condition_channels:
         return ConditionedNorm(channels, condition_channels=condition_channels, groups=groups, eps=eps)
@@ -129,6 +170,8 @@ class Upsample(nn.Conv2d):
         self.expand_time = expand_time
 
     def forward(self, inputs: Video, stream: Stream) -> Video:  # type: ignore[override]
+        if not torch.is_grad_enabled():
+            return fused.upsample(inputs, self, repeat_frames=2 if self.expand_time else 1, opening=stream.first)
         batch = inputs.shape[0]
         frames = F.interpolate(rearrange(inputs, "b c t h w -> (b t) c h w"), scale_factor=2.0)
         outputs = rearrange(super().forward(frames), "(b t) c h w -> b c t h w", b=batch)

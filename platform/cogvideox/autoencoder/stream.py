@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass, field
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -19,17 +18,13 @@ class Stream:
     first: bool = True
     tails: dict[nn.Module, Tensor] = field(default_factory=dict)
 
-    def lead(
-        self, layer: nn.Module, inputs: Float[Tensor, "b c t h w"], *, num_frames: int
-    ) -> Float[Tensor, "b c k h w"]:
-        """The ``num_frames`` frames that precede ``inputs`` at this layer: kept ones, or its first frame repeated."""
-        kept = self.tails.get(layer)
-        return inputs[:, :, :1].expand(-1, -1, num_frames, -1, -1) if kept is None else kept
+    def take(self, layer: nn.Module) -> Float[Tensor, "b c k h w"] | None:
+        """The input frames of ``layer`` that precede this chunk, its own to overwrite; None at the clip's opening."""
+        return self.tails.get(layer)
 
-    def keep(self, layer: nn.Module, padded_inputs: Float[Tensor, "b c t h w"], *, num_frames: int) -> None:
-        """Keeps the last ``num_frames`` frames for the next chunk, as a copy so that the chunk itself can be freed."""
-        tail = padded_inputs[:, :, -num_frames:]
-        self.tails[layer] = tail if torch.is_grad_enabled() else tail.clone()
+    def put(self, layer: nn.Module, tail: Float[Tensor, "b c k h w"]) -> None:
+        """Hands the last input frames of ``layer`` on to the next chunk."""
+        self.tails[layer] = tail
 
     def next_chunk(self) -> None:
         """Marks the end of a chunk: whatever follows is no longer the opening of the clip."""
