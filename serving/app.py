@@ -6,15 +6,15 @@ import uuid
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from fastapi import FastAPI, Query, Request
+from fastapi import FastAPI, Header, Query, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import HTMLResponse, JSONResponse, Response
+from fastapi.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 
 from groundwork.errors import InputError, PlatformError
 from groundwork.telemetry import get_logger
-from serving.content import video_response
+from serving.content import event_stream, video_response
 from serving.desk import Desk
 from serving.errors import RequestError
 from serving.jobs.job import JobNotFoundError
@@ -69,6 +69,14 @@ def _add_video_routes(app: FastAPI, desk: Desk) -> None:
     @app.post("/v1/videos/{video_id}/cancel")
     async def cancel(video_id: str) -> VideoObject:
         return await desk.cancel(video_id)
+
+    @app.get("/v1/videos/{video_id}/events", response_class=StreamingResponse)
+    async def events(
+        video_id: str, after: Annotated[int, Query(ge=0)] = 0, last_event_id: Annotated[int | None, Header()] = None
+    ) -> StreamingResponse:
+        await desk.retrieve(video_id)  # an unknown id is a 404, not a stream that breaks off
+        stream = event_stream(desk.events(video_id, after=after if last_event_id is None else last_event_id))
+        return StreamingResponse(stream, media_type="text/event-stream", headers={"cache-control": "no-store"})
 
     @app.get("/v1/videos/{video_id}/content")
     async def content(video_id: str, request: Request, variant: str = "video") -> Response:
@@ -167,6 +175,8 @@ def _of_validation(error: RequestValidationError | ValidationError) -> RequestEr
     if problem["type"] == "extra_forbidden":
         return RequestError(400, "unsupported_field", f"There is no field {param!r}.", param=param)
     codes = {"seconds": "invalid_seconds", "size": "invalid_size", "num_frames": "invalid_frames"}
+    if not where:
+        return RequestError(400, "invalid_json", "The body must be an object with the fields of a video.")
     if problem["type"] == "missing":
         return RequestError(400, "missing_field", f"{param} is required.", param=param)
     code = "prompt_too_long" if problem["type"] == "string_too_long" else codes.get(param or "", "invalid_value")

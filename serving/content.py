@@ -1,8 +1,10 @@
-"""A finished job's file becomes an HTTP response: ranges, conditional requests, the sha256 as ETag."""
+"""A job's file and its events become HTTP: ranges, conditional requests, the sha256 as ETag; server-sent events."""
 
 from __future__ import annotations
 
 import asyncio
+import json
+from collections.abc import AsyncIterator
 from contextlib import ExitStack
 
 from starlette.background import BackgroundTask
@@ -13,7 +15,7 @@ from groundwork.errors import StorageError
 from groundwork.storage import Storage
 from serving import results
 from serving.errors import RequestError
-from serving.jobs.job import Job
+from serving.jobs.job import Event, Job
 
 
 async def video_response(storage: Storage, job: Job, request: Request) -> Response:
@@ -39,3 +41,13 @@ async def video_response(storage: Storage, job: Job, request: Request) -> Respon
         headers=headers,
         background=BackgroundTask(local.close),
     )
+
+
+async def event_stream(events: AsyncIterator[Event | None]) -> AsyncIterator[str]:
+    """Server-sent events: `id` is the event's number, for a replay with Last-Event-ID; a comment keeps a quiet line."""
+    async for event in events:
+        if event is None:
+            yield ": still here\n\n"
+        else:
+            data = json.dumps({"video_id": event.job_id, "at": event.at, **event.facts})
+            yield f"id: {event.number}\nevent: {event.name}\ndata: {data}\n\n"

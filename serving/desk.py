@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
+from collections.abc import AsyncIterator
 from typing import Any, Protocol
 
 from groundwork.storage import Storage
 from serving import results, scheduling
 from serving.card import ModelCard, Size
 from serving.errors import RequestError
-from serving.jobs.job import Job, QueueFacts
+from serving.jobs.job import Event, Job, QueueFacts
 from serving.jobs.store import Order
 from serving.protocol import (
     CreateVideo,
@@ -30,6 +31,8 @@ class Jobs(Protocol):
     """The job store, reached by the names of its methods."""
 
     async def call(self, method: str, *args: Any, **kwargs: Any) -> Any: ...
+
+    async def events(self, job_id: str, *, after: int) -> list[Event]: ...
 
 
 class Prompts(Protocol):
@@ -60,7 +63,7 @@ class Desk:
 
     async def retrieve(self, video_id: str) -> tuple[VideoObject, int]:
         """A video and when to ask again, in milliseconds. Raises JobNotFoundError."""
-        job: Job = await self._jobs.call("get", video_id)
+        job = await self._job(video_id)
         position = await self._position(job)
         poll_after_ms = scheduling.poll_after_ms(job, queue_position=position or 0, now=time.time())
         return video_object(job, queue_position=position), poll_after_ms
@@ -83,11 +86,29 @@ class Desk:
         await asyncio.to_thread(self.storage.delete_tree, results.folder(video_id))
         return VideoDeleted(id=video_id)
 
+    async def events(self, video_id: str, *, after: int) -> AsyncIterator[Event | None]:
+        """A job's events behind number `after`, as they happen, to its end; None when there was none for a while.
+
+        Raises JobNotFoundError.
+        """
+        is_final = False
+        while not is_final:
+            is_final = (await self._job(video_id)).is_final
+            if is_final:
+                events: list[Event] = await self._jobs.call("events", video_id, after=after)
+            else:
+                events = await self._jobs.events(video_id, after=after)
+            for event in events:
+                yield event
+                after = event.number
+            if not events:
+                yield None
+
     async def finished(self, video_id: str, *, variant: str) -> Job:
         """A job whose file can be fetched. Raises JobNotFoundError, RequestError 400, 409."""
         if variant != "video":
             raise RequestError(400, "invalid_variant", f"variant={variant!r}: must be 'video'.", param="variant")
-        job: Job = await self._jobs.call("get", video_id)
+        job = await self._job(video_id)
         if job.status != "completed":
             reason = f"it has failed ({job.error.code})" if job.error else f"it is {job.status}"
             raise RequestError(409, "video_not_ready", f"Video {video_id} has no content: {reason}.", param="video_id")
@@ -111,6 +132,10 @@ class Desk:
             max_prompt_tokens=self.card.max_text_tokens,
         )
         return ModelObject(id=self.card.name, x=limits)
+
+    async def _job(self, video_id: str) -> Job:
+        job: Job = await self._jobs.call("get", video_id)
+        return job
 
     async def _position(self, job: Job) -> int | None:
         return None if job.is_final else int(await self._jobs.call("queue_position", job.id))

@@ -12,6 +12,8 @@ from groundwork.storage import open_storage
 from serving.card import ModelCard
 from serving.config import Replicas, ServingConfig
 
+_HEALTH_CHECK_SECONDS = 2.0  # how soon a killed replica is noticed and replaced
+
 
 class ServiceArguments(FrozenModel):
     """What `build_app` takes: the `args` of an application in a Ray Serve config."""
@@ -107,4 +109,5 @@ def _bound(deployment: Any, config: ServingConfig, replicas: Replicas, *args: An
         num_replicas=replicas.min_replicas,
         ray_actor_options={"num_cpus": replicas.num_cpus, "num_gpus": replicas.num_gpus},
         graceful_shutdown_timeout_s=config.drain_seconds,
+        health_check_period_s=_HEALTH_CHECK_SECONDS,
     ).bind(*args, **kwargs)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import socket
 import time
 from collections.abc import Iterator
@@ -75,6 +76,7 @@ def _start(config: ServingConfig, *, weights: str, host: str, port: int) -> Any:
     """Deploy without waiting; the handle of the job store."""
     from ray import serve
 
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
     serve.start(proxy_location="HeadOnly", http_options={"host": host, "port": port}, logging_config=_QUIET)
     application = build_app(ServiceArguments(weights=weights, config=config))
     serve.run_many(

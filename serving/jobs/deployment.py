@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -14,12 +15,15 @@ from ray.exceptions import RayActorError
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
-from serving.jobs.job import Job, Lease, Orders, Stage
+from serving.jobs.job import Event, Job, Lease, Orders, Stage
 from serving.jobs.sqlite import SqliteJobStore
 
 _LONGEST_WAIT_SECONDS = 5.0
+_LONGEST_STORY_SECONDS = 15.0
 _RETRY_SECONDS = 30.0
 _NEWS = ("create", "release", "hand_over", "complete", "fail")  # after these, someone who waits may go on
+
+_SILENT = ("get", "page", "queue_position", "facts")  # these change nothing
 
 
 @serve.deployment(name="Jobs", num_replicas=1, max_ongoing_requests=1000, graceful_shutdown_wait_loop_s=0.2)
@@ -29,15 +33,17 @@ class Jobs:
     def __init__(self, path: str, *, max_losses: int) -> None:
         self._store = SqliteJobStore(Path(path), max_losses=max_losses)
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="jobs")
-        self._news = asyncio.Condition()
+        self._news = asyncio.Condition()  # there may be work, or a lease was given back
+        self._stories = asyncio.Condition()  # there are new events
         self._draining = False
 
     async def call(self, method: str, *args: Any, **kwargs: Any) -> Any:
         """Any method of `JobStore`."""
         answer = await self._in_writer(method, *args, **kwargs)
         if method in _NEWS:
-            async with self._news:
-                self._news.notify_all()
+            await _wake(self._news)
+        if method not in _SILENT:
+            await _wake(self._stories)
         return answer
 
     async def claim(self, stage: Stage, *, worker: str, lease_seconds: float) -> Job | None:
@@ -47,15 +53,32 @@ class Jobs:
             async with self._news:
                 job: Job | None = await self._in_writer("claim", stage, worker=worker, lease_seconds=lease_seconds)
                 left = stop - time.monotonic()
-                if job is not None or left <= 0:
-                    return job
-                await self._wait(min(left, await self._until_next_expiry()))
+                if job is None and left > 0:
+                    await _wait(self._news, min(left, await self._until_next_expiry()))
+                    continue
+            await _wake(self._stories)
+            return job
         return None
 
     async def renew(self, lease: Lease, **report: Any) -> Orders:
         """`JobStore.renew`; while the service goes down the answer is to release."""
         orders: Orders = await self._in_writer("renew", lease, **report)
+        if report.get("step") is not None or report.get("checkpoint") is not None:
+            await _wake(self._stories)
         return orders.model_copy(update={"release": self._draining})
+
+    async def events(self, job_id: str, *, after: int) -> list[Event]:
+        """`JobStore.events` that waits some seconds for one, so that a reader learns of it at once."""
+        stop = time.monotonic() + _LONGEST_STORY_SECONDS
+        async with self._stories:
+            while True:
+                events: list[Event] = await self._in_writer("events", job_id, after=after)
+                left = stop - time.monotonic()
+                if events or left <= 0:
+                    return events
+                await _wait(self._stories, min(left, 1.0) if self._draining else left)
+                if self._draining:
+                    return []
 
     async def drain(self, *, timeout_seconds: float) -> bool:
         """Give out nothing more and wait until every lease is given back; whether that came to pass in time."""
@@ -67,7 +90,7 @@ class Jobs:
                 left = stop - time.monotonic()
                 if left <= 0:
                     return False
-                await self._wait(min(left, 1.0))
+                await _wait(self._news, min(left, 1.0))
         return True
 
     async def check_health(self) -> None:
@@ -87,11 +110,15 @@ class Jobs:
         expiry = await self._in_writer("next_expiry")
         return _LONGEST_WAIT_SECONDS if expiry is None else max(0.1, expiry - time.time())
 
-    async def _wait(self, seconds: float) -> None:
-        try:
-            await asyncio.wait_for(self._news.wait(), seconds)
-        except TimeoutError:
-            return
+
+async def _wake(condition: asyncio.Condition) -> None:
+    async with condition:
+        condition.notify_all()
+
+
+async def _wait(condition: asyncio.Condition, seconds: float) -> None:
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(condition.wait(), seconds)
 
 
 class JobsClient:
@@ -114,6 +141,10 @@ class JobsClient:
     async def renew(self, lease: Lease, **report: Any) -> Orders:
         orders: Orders = await self._retried(self._handle.renew, lease, **report)
         return orders
+
+    async def events(self, job_id: str, *, after: int) -> list[Event]:
+        events: list[Event] = await self._retried(self._handle.events, job_id, after=after)
+        return events
 
     async def _retried(self, method: Any, *args: Any, **kwargs: Any) -> Any:
         stop = time.monotonic() + _RETRY_SECONDS

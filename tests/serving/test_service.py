@@ -25,6 +25,9 @@ from serving.service import running
 pytestmark = pytest.mark.timeout(300)
 
 
+LONG = {"seed": 21, "num_inference_steps": 60}
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -75,6 +78,12 @@ def url(service: Service) -> str:
 @pytest.fixture
 def client(url: str) -> openai.OpenAI:
     return openai.OpenAI(api_key="any", base_url=f"{url}/v1", max_retries=0)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(service: Service) -> dict[str, Any]:
+    """What the job LONG gives when nobody is killed."""
+    return dict(wait_for(service.url, create(service.url, **LONG)["id"])["x"])
 
 
 def create(url: str, **fields: Any) -> dict[str, Any]:
@@ -145,6 +154,30 @@ def test_equal_seeds_give_equal_latents_and_files_and_other_seeds_do_not(url: st
     assert first["video_sha256"] == again["video_sha256"]
 
 
+def test_events_tell_the_whole_story_once_and_replay_from_any_point(url: str) -> None:
+    video_id = create(url, num_inference_steps=3)["id"]
+    story = read_events(url, video_id)
+    assert [number for number, _ in story] == list(range(1, len(story) + 1))
+    names = [name for _, name in story]
+    told = "queued started progress progress checkpoint progress denoised decoding completed"
+    assert names == told.split()
+    assert read_events(url, video_id, last_event_id=4) == story[4:]
+    assert read_events(url, video_id, last_event_id=len(story)) == []
+    assert httpx.get(f"{url}/v1/videos/nothing/events").status_code == 404
+
+
+def read_events(url: str, video_id: str, *, last_event_id: int = 0) -> list[tuple[int, str]]:
+    found, number = [], 0
+    headers = {"last-event-id": str(last_event_id)}
+    with httpx.stream("GET", f"{url}/v1/videos/{video_id}/events", headers=headers, timeout=60) as stream:
+        for line in stream.iter_lines():
+            key, _, value = line.partition(": ")
+            number = int(value) if key == "id" else number
+            if key == "event":
+                found.append((number, value))
+    return found
+
+
 def test_polling_says_when_to_ask_again(url: str) -> None:
     video_id = create(url)["id"]
     answer = httpx.get(f"{url}/v1/videos/{video_id}")
@@ -163,10 +196,8 @@ def test_cancelling_frees_the_denoiser_within_a_step(url: str) -> None:
     assert httpx.get(f"{url}/v1/videos/{long}").json()["x"]["step"] < 100
 
 
-def test_a_killed_denoiser_costs_no_job_and_changes_no_bit(url: str, state: Path) -> None:
-    fields = {"seed": 21, "num_inference_steps": 40, "num_frames": 17}
-    undisturbed = wait_for(url, create(url, **fields)["id"])
-    video_id = create(url, **fields)["id"]
+def test_a_killed_denoiser_costs_no_job_and_changes_no_bit(url: str, state: Path, undisturbed: dict[str, Any]) -> None:
+    video_id = create(url, **LONG)["id"]
     wait_for(url, video_id, step=8)
     store = SqliteJobStore(state / "jobs.sqlite")
     worker = store.get(video_id).worker
@@ -176,16 +207,16 @@ def test_a_killed_denoiser_costs_no_job_and_changes_no_bit(url: str, state: Path
     video = wait_for(url, video_id)
     assert video["status"] == "completed"
     assert video["x"]["attempt"] == 2
-    assert 2 <= video["x"]["resumed_from_step"] < 40
-    assert video["x"]["latent_sha256"] == undisturbed["x"]["latent_sha256"]
-    assert video["x"]["video_sha256"] == undisturbed["x"]["video_sha256"]
+    assert 2 <= video["x"]["resumed_from_step"] < 60
+    assert video["x"]["latent_sha256"] == undisturbed["latent_sha256"]
+    assert video["x"]["video_sha256"] == undisturbed["video_sha256"]
     assert not list((state / "results" / "jobs" / video_id / "states").rglob("*.safetensors"))
 
 
-def test_jobs_go_on_when_the_service_is_stopped_and_started_again(service: Service) -> None:
-    fields = {"seed": 31, "num_inference_steps": 60, "num_frames": 17}
-    undisturbed = wait_for(service.url, create(service.url, **fields)["id"])["x"]
-    begun, queued = create(service.url, **fields)["id"], create(service.url, num_inference_steps=1)["id"]
+def test_jobs_go_on_when_the_service_is_stopped_and_started_again(
+    service: Service, undisturbed: dict[str, Any]
+) -> None:
+    begun, queued = create(service.url, **LONG)["id"], create(service.url, num_inference_steps=1)["id"]
     wait_for(service.url, begun, step=5)
     service.stop()
     service.start()

@@ -1,0 +1,69 @@
+"""The command line: what is wrong is said before anything starts, and `build` prints what Ray Serve takes."""
+
+from __future__ import annotations
+
+import json
+import socket
+from pathlib import Path
+
+import pytest
+import yaml
+
+from serving.__main__ import main
+
+
+def test_a_port_in_use_is_named_before_anything_starts(weights: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        assert main(["run", "smoke", "--weights", str(weights), "--port", port]) == 1
+    assert f"Port {port} on 127.0.0.1 cannot be used" in capfd.readouterr().err
+    assert not (weights.parent / "serving").exists()
+
+
+def test_missing_or_broken_weights_are_named(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "smoke", "--weights", str(tmp_path / "nowhere")]) == 1
+    assert "no weights at" in capfd.readouterr().err
+    assert main(["run", "smoke", "--weights", str(tmp_path)]) == 1
+    assert "transformer/config.json" in capfd.readouterr().err
+
+
+def test_sizes_the_model_cannot_make_are_named(
+    weights: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "wide.yaml"
+    config.write_text("sizes: [150x96]\n")
+    assert main(["run", str(config), "--weights", str(weights)]) == 1
+    assert "multiple of 16" in capfd.readouterr().err
+
+
+def test_an_unknown_key_is_answered_with_the_nearest(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    config = tmp_path / "typo.yaml"
+    config.write_text("lease_second: 3\n")
+    assert main(["run", str(config), "--weights", "x"]) == 2
+    assert "did you mean 'lease_seconds'" in capfd.readouterr().err
+
+
+def test_build_prints_a_config_that_ray_serve_validates_and_builds(
+    weights: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from ray.serve._private.api import call_user_app_builder_with_args_if_necessary
+    from ray.serve.schema import ServeDeploySchema
+
+    from serving.graph import build_app
+
+    assert main(["build", "toy", "--weights", str(weights), "--port", "8123", "--lease-seconds", "7"]) == 0
+    document = yaml.safe_load(capfd.readouterr().out)
+    schema = ServeDeploySchema.model_validate(document)
+    assert (schema.http_options.host, schema.http_options.port) == ("127.0.0.1", 8123)
+    application = schema.applications[0]
+    assert application.import_path == "serving.graph:build_app"
+    assert application.args["config"]["lease_seconds"] == 7
+    built = call_user_app_builder_with_args_if_necessary(build_app, application.args)
+    assert built._bound_deployment.name == "Ingress"
+
+
+def test_configs_are_listed_as_json_too(capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["configs", "--json"]) == 0
+    assert json.loads(capfd.readouterr().out) == {"configs": ["smoke", "toy"]}
