@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from groundwork.config import FrozenModel
 
@@ -20,9 +21,31 @@ class Replicas(FrozenModel):
     """GPUs that one replica reserves; with any, it computes there."""
     threads: int = Field(default=1, ge=1)
     """Threads that torch computes with in one replica."""
+    replicas: int = Field(default=1, ge=1)
+    """How many replicas there are."""
+
+
+class ElasticReplicas(FrozenModel):
+    """How much of the cluster the denoisers take, and when there are more of them."""
+
+    num_cpus: float = Field(default=1.0, ge=0)
+    """Logical CPUs that one replica reserves."""
+    num_gpus: float = Field(default=0, ge=0)
+    """GPUs that one replica reserves; with any, it computes there."""
+    threads: int = Field(default=2, ge=1)
+    """Threads that torch computes with in one replica."""
     min_replicas: int = Field(default=1, ge=1)
+    """Never fewer."""
     max_replicas: int = Field(default=1, ge=1)
-    """Above min_replicas, the number follows the work that is outstanding."""
+    """Never more. Above min_replicas, the number follows the denoising that accepted jobs still need."""
+    clear_queue_seconds: float = Field(default=60.0, gt=0)
+    """There are as many replicas as finish what is outstanding in this time."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.max_replicas < self.min_replicas:
+            raise ValueError(f"max_replicas={self.max_replicas}: must be at least min_replicas={self.min_replicas}")
+        return self
 
 
 class ServingConfig(FrozenModel):
@@ -52,5 +75,5 @@ class ServingConfig(FrozenModel):
     jobs_num_cpus: float = Field(default=0.1, ge=0)
     """Logical CPUs that the job store reserves. It is the one writer of the database: one replica, always."""
     text: Replicas = Replicas()
-    denoiser: Replicas = Replicas(num_cpus=1.0, threads=2)
+    denoiser: ElasticReplicas = ElasticReplicas()
     decoder: Replicas = Replicas(num_cpus=0.5, threads=2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Protocol
 
 from ray import serve
@@ -15,7 +16,7 @@ from groundwork.storage import Storage, open_storage
 from groundwork.telemetry import get_logger
 from serving import results
 from serving.jobs.deployment import JobsClient
-from serving.jobs.job import Job
+from serving.jobs.job import Job, QueueFacts
 from serving.model import DenoiseModel, device
 from serving.text import TextClient
 from serving.worker import ComputeThread, Held, Released, Worker
@@ -43,6 +44,8 @@ class Denoising:
     ) -> None:
         self._model, self._storage, self._text, self._thread = model, storage, text, thread
         self._every = checkpoint_every_steps
+        self.step_seconds = 0.0
+        """How long a step of the latest job took, 0 before the first."""
 
     async def __call__(self, held: Held) -> None:
         """Denoise the job to its end and hand it to the decoder. Raises Released, LeaseLostError."""
@@ -52,7 +55,9 @@ class Denoising:
         if state.step:
             await held.jobs.call("resumed", held.lease, step=state.step)
         while not state.finished:
+            started = time.monotonic()
             state = await self._thread.run(trajectory.step, state)
+            self.step_seconds = time.monotonic() - started
             if not await self._report(held, state):
                 return
         sha256 = await self._thread.run(self._store_latent, held.job, trajectory.latent(state))
@@ -115,14 +120,24 @@ class Denoiser:
         checkpoint_every_steps: int,
     ) -> None:
         self._thread = ComputeThread(threads=threads)
-        work = Denoising(
+        self._jobs = JobsClient(jobs)
+        self._work = Denoising(
             DenoiseModel.load(weights),
             open_storage(results_uri),
             text=TextClient(text),
             thread=self._thread,
             checkpoint_every_steps=checkpoint_every_steps,
         )
-        self._worker = Worker(JobsClient(jobs), work, stage="denoise", lease_seconds=lease_seconds)
+        self._worker = Worker(self._jobs, self._work, stage="denoise", lease_seconds=lease_seconds)
+
+    async def record_autoscaling_stats(self) -> dict[str, float]:
+        """What `serving.autoscaling.FollowTheWork` decides by."""
+        facts: QueueFacts = await self._jobs.call("facts")
+        return {
+            "outstanding_steps": facts.outstanding_steps,
+            "step_seconds": self._work.step_seconds,
+            "busy": float(self._worker.busy),
+        }
 
     async def check_health(self) -> None:
         """Serve replaces this replica when its loop has died."""

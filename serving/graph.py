@@ -10,7 +10,7 @@ from groundwork.config import FrozenModel
 from groundwork.errors import RunError
 from groundwork.storage import open_storage
 from serving.card import ModelCard
-from serving.config import Replicas, ServingConfig
+from serving.config import ElasticReplicas, Replicas, ServingConfig
 
 _HEALTH_CHECK_SECONDS = 2.0  # how soon a killed replica is noticed and replaced
 
@@ -103,11 +103,33 @@ def offered_card(config: ServingConfig, *, weights: str) -> ModelCard:
         raise RunError(f"The configuration offers what {variant.name} cannot make: {error}", "Change sizes.") from error
 
 
-def _bound(deployment: Any, config: ServingConfig, replicas: Replicas, *args: Any, **kwargs: Any) -> Any:
+def _bound(
+    deployment: Any, config: ServingConfig, replicas: Replicas | ElasticReplicas, *args: Any, **kwargs: Any
+) -> Any:
     """A deployment with its share of the cluster and its constructor's arguments."""
     return deployment.options(
-        num_replicas=replicas.min_replicas,
+        **_how_many(replicas),
         ray_actor_options={"num_cpus": replicas.num_cpus, "num_gpus": replicas.num_gpus},
         graceful_shutdown_timeout_s=config.drain_seconds,
         health_check_period_s=_HEALTH_CHECK_SECONDS,
     ).bind(*args, **kwargs)
+
+
+def _how_many(replicas: Replicas | ElasticReplicas) -> dict[str, Any]:
+    if isinstance(replicas, Replicas):
+        return {"num_replicas": replicas.replicas}
+    if replicas.min_replicas == replicas.max_replicas:
+        return {"num_replicas": replicas.min_replicas}
+    scaling = {
+        "min_replicas": replicas.min_replicas,
+        "max_replicas": replicas.max_replicas,
+        "metrics_interval_s": 2.0,
+        "look_back_period_s": 5.0,
+        "upscale_delay_s": 5.0,
+        "downscale_delay_s": replicas.clear_queue_seconds,
+        "policy": {
+            "policy_function": "serving.autoscaling:FollowTheWork",
+            "policy_kwargs": {"clear_queue_seconds": replicas.clear_queue_seconds},
+        },
+    }
+    return {"num_replicas": None, "autoscaling_config": scaling}

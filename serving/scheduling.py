@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from serving.jobs.job import Job, QueueFacts
 
 _POLL_FASTEST_MS, _POLL_SLOWEST_MS = 500, 15_000
@@ -31,3 +33,12 @@ def progress_percent(job: Job) -> int:
     if job.status == "completed":
         return 100
     return min(95, 95 * job.step // job.settings.steps)
+
+
+def wanted_denoisers(*, outstanding_steps: float, step_seconds: float, clear_queue_seconds: float, busy: int) -> int:
+    """Replicas that finish the outstanding steps within `clear_queue_seconds`, never fewer than are at work now.
+
+    Counting work instead of requests matters: one request may cost forty times another. A replica that works is
+    never wished away, since its job would have to move. `step_seconds` 0 means that no step was timed yet.
+    """
+    return max(busy, math.ceil(outstanding_steps * step_seconds / clear_queue_seconds))

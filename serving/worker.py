@@ -84,6 +84,8 @@ class Worker:
     ) -> None:
         self._jobs, self._work, self._stage, self._lease_seconds = jobs, work, stage, lease_seconds
         self._stopping = False
+        self.busy = False
+        """Whether a job is at hand."""
         self.name = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(3)}"
         self.loop = asyncio.create_task(self._run())
 
@@ -104,7 +106,9 @@ class Worker:
             if job is None:
                 await asyncio.sleep(_PAUSE_SECONDS)
             else:
+                self.busy = True
                 await self._do(job)
+                self.busy = False
 
     async def _do(self, job: Job) -> None:
         lease = Lease(job_id=job.id, epoch=job.epoch)
