@@ -58,7 +58,7 @@ def _check_models(manifest: dict[str, Any], *, recipe: TrainRecipe, variant: Var
         expected = HashTextEncoder(variant.text).fingerprint
         if models["text_encoder"] != expected:
             problems.append(f"its text encoder is {models['text_encoder']!r}, the model's is {expected!r}")
-    vae = autoencoder_storage(recipe, variant)
+    vae = autoencoder_storage(recipe, variant)  # also for an old manifest: the export needs it
     if "autoencoder" in models and models["autoencoder"] != _checksums(vae):
         problems.append(f"its latents come from other autoencoder weights than those in {vae.uri}")
     if problems:

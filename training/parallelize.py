@@ -5,23 +5,38 @@ In order: activation checkpointing, then ZeRO. Each is one function here, and ea
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from cogvideox.denoiser import Denoiser, PackedBatch
+from cogvideox.denoiser.block import Block
 from training.recipe import EngineSettings, OptimizerSettings
 from training.zero import ZeroEngine
 
 
 class PackedDenoiser(nn.Module):
-    """A denoiser whose `forward` takes a pack: engines only know `forward`."""
+    """A denoiser whose `forward` takes a pack and returns one tensor.
+
+    Engines only know `forward`; and ZeRO-3, which follows the order of its calls on every worker, counts one more for
+    every tensor that comes out, while packs differ in their number of clips.
+    """
 
     def __init__(self, denoiser: Denoiser) -> None:
         super().__init__()
         self.denoiser = denoiser
 
-    def forward(self, batch: PackedBatch) -> list[Tensor]:
-        """One velocity [c, t, h, w] per clip of the pack."""
-        return self.denoiser.forward_packed(batch)
+    def forward(self, batch: PackedBatch) -> Float[Tensor, " values"]:
+        """The velocities of all clips, flattened, end to end."""
+        return torch.cat([velocity.flatten() for velocity in self.denoiser.forward_packed(batch)])
+
+
+def velocities(values: Float[Tensor, " values"], shapes: Sequence[torch.Size]) -> list[Tensor]:
+    """The answer of a `PackedDenoiser`, one velocity per clip again."""
+    parts = torch.split(values, [shape.numel() for shape in shapes])
+    return [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
 
 
 def parallelize(denoiser: Denoiser, *, engine: EngineSettings, optimizer: OptimizerSettings) -> ZeroEngine:
@@ -41,6 +56,7 @@ def apply_zero(denoiser: Denoiser, *, engine: EngineSettings, optimizer: Optimiz
         PackedDenoiser(denoiser),
         prefix="denoiser.",
         stage=engine.zero_stage,
+        whole=(Block,),
         autocast=engine.precision == "bfloat16",
         betas=(optimizer.beta1, optimizer.beta2),
         eps=optimizer.eps,

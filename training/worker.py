@@ -25,7 +25,7 @@ from training.ema import Average, decay_at
 from training.fit import fitting_clips, stage_clips, variant_of
 from training.metrics import Curves, StepMetrics, read_metrics, write_metrics
 from training.packs import PackOrder
-from training.parallelize import parallelize
+from training.parallelize import parallelize, velocities
 from training.recipe import TrainRecipe
 from training.step import StepPlan, ask, learning_rate, losses_of, plan_step, strata
 
@@ -117,7 +117,8 @@ class Training:
         share = plan.share(self.rank, self.world)
         for turn, ((first, draws), clips) in enumerate(zip(share, encoded, strict=True), start=1):
             question = ask(draws, clips, seed=self.recipe.seed, step=plan.step, schedule=self.schedule)
-            errors = losses_of(question, self.engine(question.batch))
+            answer = velocities(self.engine(question.batch), [target.shape for target in question.targets])
+            errors = losses_of(question, answer)
             self.engine.backward((question.weights * errors).sum(), last=turn == len(share))
             if question.weights.any():
                 losses[first : first + len(draws)] = errors.detach()

@@ -7,7 +7,7 @@ of AdamW, and the moving average.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -18,7 +18,10 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 class ZeroEngine:
-    """One worker's part of a training that is sharded over all workers of the default process group."""
+    """One worker's part of a training that is sharded over all workers of the default process group.
+
+    `whole` are the layers whose parameters stage 3 fetches together: inside them workers may take different paths.
+    """
 
     def __init__(
         self,
@@ -26,6 +29,7 @@ class ZeroEngine:
         *,
         prefix: str,
         stage: int,
+        whole: Sequence[type[nn.Module]],
         autocast: bool,
         betas: tuple[float, float],
         eps: float,
@@ -36,7 +40,7 @@ class ZeroEngine:
         self._autocast = autocast
         # The rate is 0 until the first update: DeepSpeed takes an empty step to make the optimiser's tensors.
         optimizer = torch.optim.AdamW(module.parameters(), lr=0.0, betas=betas, eps=eps, weight_decay=weight_decay)
-        self._engine = _initialize(module, optimizer, stage=stage, gradient_clip=gradient_clip)
+        self._engine = _initialize(module, optimizer, stage=stage, whole=whole, gradient_clip=gradient_clip)
         self._parameters = {
             name.removeprefix(prefix): parameter for name, parameter in self._engine.module.named_parameters()
         }
@@ -135,13 +139,22 @@ class ZeroEngine:
         )
 
 
-def _initialize(module: nn.Module, optimizer: torch.optim.Optimizer, *, stage: int, gradient_clip: float) -> Any:
+def _initialize(
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    *,
+    stage: int,
+    whole: Sequence[type[nn.Module]],
+    gradient_clip: float,
+) -> Any:
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # read by DeepSpeed when imported
     import deepspeed
 
     # Serves inference only, and would be compiled on the spot.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    if stage == 3:
+        deepspeed.utils.set_z3_leaf_modules(module, list(whole))
     engine, *_ = deepspeed.initialize(
         model=module,
         model_parameters=list(module.parameters()),
@@ -177,9 +190,9 @@ def _fair_shares(sizes: Mapping[str, int], count: int) -> list[list[str]]:
 
 def _gather(shard: Tensor, parameter: Any) -> Tensor:
     """The whole tensor from every worker's equally long shard."""
-    pieces = shard.new_empty(dist.get_world_size() * shard.numel())
-    dist.all_gather_into_tensor(pieces, shard.contiguous().view(-1))
-    return pieces[: parameter.ds_numel].view(parameter.ds_shape)
+    pieces = [torch.empty_like(shard) for _ in range(dist.get_world_size())]
+    dist.all_gather(pieces, shard.contiguous())
+    return torch.cat(pieces)[: parameter.ds_numel].view(parameter.ds_shape)
 
 
 def _shard(full: Tensor, parameter: Any) -> Tensor:

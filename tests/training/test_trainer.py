@@ -1,0 +1,153 @@
+"""Training on Ray as a user sees it: killed workers, stopped drivers, finished and changed runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+import torch
+import yaml
+
+from cogvideox import CogVideoX
+from cogvideox.weights import load_denoiser
+from groundwork.errors import RecipeError, RunError
+from groundwork.ray_session import ray_session
+from groundwork.run_lock import only_run
+from groundwork.storage import open_storage
+from training.metrics import read_metrics
+from training.recipe import TrainRecipe
+from training.trainer import train
+
+Make = Callable[..., TrainRecipe]
+NUM_STEPS = 40
+
+
+@pytest.fixture(scope="module")
+def recipe(recipe_with: Make) -> TrainRecipe:
+    stage = {"steps": NUM_STEPS, "tokens_per_pack": 110, "packs_per_step": 3, "learning_rate": 2e-3, "warmup_steps": 5}
+    return recipe_with(stages=[stage], checkpoints={"every_steps": 10, "keep": 2})
+
+
+@pytest.fixture(scope="module")
+def ray() -> Iterator[None]:
+    with ray_session():
+        yield
+
+
+@pytest.fixture(scope="module")
+def undisturbed(
+    ray: None, recipe: TrainRecipe, dataset: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Any]:
+    return train(recipe, dataset=str(dataset), out=str(tmp_path_factory.mktemp("undisturbed")))
+
+
+def losses(run: str) -> list[str]:
+    return [np.float32(row.loss).tobytes().hex() for row in read_metrics(open_storage(run))]
+
+
+def wait_for(condition: Callable[[], Any], *, seconds: float = 150.0) -> Any:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if found := condition():
+            return found
+        time.sleep(0.05)
+    raise AssertionError("waited too long")
+
+
+def workers_below(pid: int) -> list[psutil.Process]:
+    """The training workers of the embedded Ray that process `pid` started."""
+    below = psutil.Process(pid).children(recursive=True)
+    return [process for process in below if any("RayTrainWorker" in word for word in process.cmdline()[:1])]
+
+
+def test_a_run_leaves_everything_the_contract_names(undisturbed: dict[str, Any]) -> None:
+    run = Path(undisturbed["run"])
+    assert not undisturbed["already_done"]
+    assert undisturbed["final_loss"] < 0.8 * undisturbed["first_loss"]
+    assert (run / "config.json").is_file()
+    assert len(losses(str(run))) == NUM_STEPS
+    assert list((run / "tensorboard").iterdir())
+    assert [path.name for path in sorted((run / "checkpoints").iterdir())] == ["step-000030", "step-000040"]
+    page = (run / "report" / "index.html").read_text()
+    assert page.count("<svg") == 5
+    assert "http" not in page.replace("http-equiv", "")
+    assert not [path for path in (run / "work").iterdir() if path.name.startswith("ray-")]
+
+
+def test_the_weights_are_a_whole_pipeline_of_the_average(undisturbed: dict[str, Any]) -> None:
+    model = CogVideoX.from_pretrained(undisturbed["weights"])
+    video = model.generate("a city by day", num_frames=9, height=32, width=48, num_steps=2, seed=0)
+    assert video.shape == (9, 32, 48, 3)
+    average = load_denoiser(undisturbed["weights"])
+    plain = load_denoiser(Path(undisturbed["weights"]) / "plain" / "transformer")
+    gaps = [float((a - b).abs().max()) for a, b in zip(average.parameters(), plain.parameters(), strict=True)]
+    assert 0 < max(gaps) < 0.1
+    assert all(torch.isfinite(parameter).all() for parameter in plain.parameters())
+
+
+def test_a_finished_run_says_so(undisturbed: dict[str, Any], recipe: TrainRecipe, dataset: Path) -> None:
+    again = train(recipe, dataset=str(dataset), out=undisturbed["run"])
+    assert again == undisturbed | {"already_done": True}
+
+
+def test_a_changed_recipe_names_its_fields(undisturbed: dict[str, Any], recipe: TrainRecipe, dataset: Path) -> None:
+    changed = recipe.model_copy(update={"text_dropout": 0.2, "seed": 5})
+    with pytest.raises(RecipeError) as caught:
+        train(changed, dataset=str(dataset), out=undisturbed["run"])
+    assert "seed: 0 → 5" in str(caught.value)
+    assert "text_dropout: 0.1 → 0.2" in str(caught.value)
+
+
+def test_a_second_start_on_the_same_output_is_refused(recipe: TrainRecipe, dataset: Path, tmp_path: Path) -> None:
+    with only_run(open_storage(tmp_path)), pytest.raises(RunError, match="Another run is writing"):
+        train(recipe, dataset=str(dataset), out=str(tmp_path))
+
+
+def test_a_killed_worker_is_replaced_and_nothing_changes(
+    undisturbed: dict[str, Any], recipe: TrainRecipe, dataset: Path, tmp_path: Path
+) -> None:
+    outcome: dict[str, Any] = {}
+    run = threading.Thread(target=lambda: outcome.update(train(recipe, dataset=str(dataset), out=str(tmp_path))))
+    run.start()
+    wait_for((tmp_path / "checkpoints" / "step-000010" / "complete").exists)
+    victims = workers_below(os.getpid())
+    assert len(victims) == 2
+    victims[1].send_signal(signal.SIGKILL)
+    run.join(240)
+    assert losses(str(tmp_path)) == losses(undisturbed["run"])
+    assert outcome["weights_sha256"] == undisturbed["weights_sha256"]
+    assert not victims[1].is_running()
+
+
+@pytest.mark.parametrize("blow", [signal.SIGKILL, signal.SIGTERM])
+def test_a_stopped_command_goes_on_when_run_again(
+    undisturbed: dict[str, Any], recipe: TrainRecipe, dataset: Path, tmp_path: Path, blow: signal.Signals
+) -> None:
+    path, out = tmp_path / "recipe.yaml", tmp_path / "run"
+    path.write_text(yaml.safe_dump(recipe.model_dump(mode="json")))
+    words = ["run", str(path), "--dataset", str(dataset), "--out", str(out), "--json"]
+    root = Path(__file__).parents[2]
+    environment = os.environ | {"PYTHONPATH": f"{root / 'platform'}{os.pathsep}{root}"}
+    command = subprocess.Popen([sys.executable, "-m", "training", *words], env=environment, cwd=root)
+    wait_for((out / "checkpoints" / "step-000010" / "complete").exists)
+    family = psutil.Process(command.pid).children(recursive=True)
+    command.send_signal(blow)
+    code = command.wait(90)
+    assert code == (130 if blow is signal.SIGTERM else -signal.SIGKILL)
+    wait_for(lambda: not any(process.is_running() and process.status() != "zombie" for process in family), seconds=60)
+    summary = train(recipe, dataset=str(dataset), out=str(out))
+    assert 10 <= summary["resumed_from_step"] < NUM_STEPS
+    assert losses(str(out)) == losses(undisturbed["run"])
+    assert summary["weights_sha256"] == undisturbed["weights_sha256"]
+    assert json.loads((out / "summary.json").read_text())["steps"] == NUM_STEPS

@@ -1,0 +1,151 @@
+"""Engines and world sizes against each other, on real footage: one process group per size, all laws on its runs."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from groundwork.storage import Storage, open_storage
+from training import checkpoint
+from training.metrics import StepMetrics, read_metrics
+from training.recipe import TrainRecipe
+
+Make = Callable[..., TrainRecipe]
+
+
+@dataclass(frozen=True)
+class Start:
+    """One start of the workers: `stop_after` a checkpoint stands for everything that ends a run early."""
+
+    recipe: str
+    dataset: str
+    out: str
+    stop_after: int | None = None
+
+
+class StoppedError(Exception):
+    pass
+
+
+def work(rank: int, world: int, port: int, starts: list[Start]) -> None:
+    """A worker process: joins the group, then runs one start after the other."""
+    from training.worker import Job, run_worker
+
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world)}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "DS_ACCELERATOR": "cpu"}
+    dist.init_process_group("gloo")
+    for start in starts:
+
+        def report(metrics: dict[str, Any], *, start: Start = start) -> None:
+            assert "failed" not in metrics, metrics
+            if metrics["step"] == start.stop_after:
+                raise StoppedError
+
+        try:
+            run_worker(Job(TrainRecipe.model_validate_json(start.recipe), start.dataset, start.out), report=report)
+        except StoppedError:
+            assert start.stop_after is not None
+    dist.destroy_process_group()
+
+
+def spawn(world: int, starts: list[Start]) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    mp.spawn(work, (world, port, starts), nprocs=world)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory, dataset: Path, recipe_with: Make) -> Callable[[str], Storage]:
+    """Runs of one recipe: undisturbed, stopped and resumed, on other stages of ZeRO, and on one worker."""
+    folder = tmp_path_factory.mktemp("runs")
+
+    def start(name: str, *, stop_after: int | None = None, **changes: Any) -> Start:
+        return Start(recipe_with(**changes).model_dump_json(), str(dataset), str(folder / name), stop_after)
+
+    third = {"engine": {"zero_stage": 3}}
+    coarse = {"engine": {"precision": "bfloat16", "activation_checkpointing": True}}
+    spawn(
+        2,
+        [
+            start("undisturbed"),
+            start("resumed", stop_after=8),
+            start("resumed"),
+            start("shrinking", stop_after=4),
+            start("zero-1", engine={"zero_stage": 1}),
+            start("zero-3", **third),
+            start("zero-3-resumed", stop_after=8, **third),
+            start("zero-3-resumed", **third),
+            start("bfloat16", **coarse),
+        ],
+    )
+    spawn(1, [start("alone"), start("shrinking")])
+    return lambda name: open_storage(folder / name)
+
+
+def rows(run: Storage) -> list[StepMetrics]:
+    return read_metrics(run)
+
+
+def losses(run: Storage) -> list[str]:
+    return [np.float32(row.loss).tobytes().hex() for row in rows(run)]
+
+
+def final_state(run: Storage) -> dict[str, torch.Tensor]:
+    found = checkpoint.newest_complete(run)
+    assert found is not None
+    assert found.step == 12
+    with checkpoint.opened(run, found) as read:
+        return {
+            f"{kind}/{name}": read(f"{kind}/{name}")
+            for kind in ("value", "average", "exp_avg", "exp_avg_sq")
+            for name in ("patch_projection.weight", "blocks.3.feed_forward.up.bias", "time_embedding.first.weight")
+        }
+
+
+@pytest.mark.parametrize(("resumed", "undisturbed"), [("resumed", "undisturbed"), ("zero-3-resumed", "zero-3")])
+def test_a_resumed_training_equals_an_undisturbed_one_bit_for_bit(
+    runs: Callable[[str], Storage], resumed: str, undisturbed: str
+) -> None:
+    assert losses(runs(resumed)) == losses(runs(undisturbed))
+    assert len(losses(runs(resumed))) == 12
+    one, other = final_state(runs(resumed)), final_state(runs(undisturbed))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize("name", ["alone", "shrinking", "zero-1", "zero-3"])
+def test_every_engine_and_number_of_workers_gives_the_same_training(runs: Callable[[str], Storage], name: str) -> None:
+    expected, got = rows(runs("undisturbed")), rows(runs(name))
+    assert [row.loss for row in got] == pytest.approx([row.loss for row in expected], rel=2e-3)
+    assert [row.gradient_norm for row in got] == pytest.approx([row.gradient_norm for row in expected], rel=1e-2)
+    assert got[0].loss == pytest.approx(expected[0].loss, rel=1e-5)
+    assert got[0].gradient_norm == pytest.approx(expected[0].gradient_norm, rel=1e-4)
+    assert [row.stratum_clips for row in got] == [row.stratum_clips for row in expected]
+
+
+def test_the_first_losses_are_equal_to_the_bit_whatever_the_workers(runs: Callable[[str], Storage]) -> None:
+    assert len({losses(runs(name))[0] for name in ("undisturbed", "alone", "zero-1", "zero-3")}) == 1
+
+
+def test_bfloat16_with_recomputed_layers_stays_close(runs: Callable[[str], Storage]) -> None:
+    expected, got = rows(runs("undisturbed")), rows(runs("bfloat16"))
+    assert [row.loss for row in got] == pytest.approx([row.loss for row in expected], rel=0.05)
+
+
+def test_the_loss_falls_and_the_average_follows_the_weights(runs: Callable[[str], Storage]) -> None:
+    found = rows(runs("undisturbed"))
+    assert sum(row.loss for row in found[-3:]) < 0.8 * sum(row.loss for row in found[:3])
+    state = final_state(runs("undisturbed"))
+    value, average = state["value/patch_projection.weight"], state["average/patch_projection.weight"]
+    assert not torch.equal(value, average)
+    assert torch.allclose(value, average, atol=0.02)
