@@ -1,5 +1,6 @@
 """Laws of the denoiser: sizes, positions, packing, memory-saving forms, compilation."""
 
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 
 from cogvideox.denoiser import Denoiser, DenoiserConfig, PackedBatch
 from cogvideox.denoiser import modulation as modulation_module
+from cogvideox.denoiser import streaming
 from cogvideox.denoiser.patches import patchify, unpatchify
 from cogvideox.denoiser.positions import Grid, rope_table, sincos_table
 from cogvideox.variants import VARIANTS
@@ -40,7 +42,7 @@ def test_the_answer_has_the_output_channels_and_the_frames_asked(name):
 
 @pytest.mark.parametrize("name", SWITCHES)
 def test_the_memory_saving_form_without_gradients_answers_the_same(name, monkeypatch):
-    monkeypatch.setattr("cogvideox.denoiser.block._CHUNK_TOKENS", 10)
+    monkeypatch.setitem(streaming._CHUNK_TOKENS, "cpu", 10)
     config = SWITCHES[name]
     denoiser = random_denoiser(config)
     latent, timestep, text = question(config)
@@ -200,11 +202,20 @@ def test_a_head_width_that_cannot_be_split_is_refused():
 @pytest.mark.parametrize("name", SWITCHES)
 @pytest.mark.parametrize("gradients", [False, True])
 def test_the_denoiser_compiles_without_a_graph_break(name, gradients):
-    config = SWITCHES[name]
+    _compare_compiled(SWITCHES[name], gradients=gradients, backend="aot_eager")
+
+
+@pytest.mark.compile
+@pytest.mark.skipif(shutil.which("g++") is None, reason="code for the CPU is compiled with g++")
+def test_the_compiled_code_answers_the_same():
+    _compare_compiled(SWITCHES["rope"], gradients=False, backend="inductor")
+
+
+def _compare_compiled(config, *, gradients, backend):
     denoiser = random_denoiser(config)
     latent, timestep, text = question(config, frames=3)
     torch._dynamo.reset()
-    compiled = torch.compile(denoiser, fullgraph=True, backend="inductor" if name == "rope" else "aot_eager")
+    compiled = torch.compile(denoiser, fullgraph=True, backend=backend)
     with torch.set_grad_enabled(gradients):
         expected = denoiser(latent, timestep=timestep, text_embedding=text)
         assert relative_error(compiled(latent, timestep=timestep, text_embedding=text), expected) < 1e-5

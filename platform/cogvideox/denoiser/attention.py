@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from cogvideox.denoiser.config import DenoiserConfig
+from cogvideox.denoiser.kernels import linear, working_dtype
 from cogvideox.denoiser.packing import Layout
 
 _QK_NORM_EPS = 1e-6
@@ -77,14 +78,15 @@ class Attention(nn.Module):
     def forward(self, tokens: Float[Tensor, "n d"], *, layout: Layout, rope: Tensor | None) -> Float[Tensor, "n d"]:
         """Attended tokens, before the residual."""
         query, key, value = self.project(tokens, rope=rope)
-        attended: Tensor = self.out(attend(query, key, value, layout=layout).flatten(1))
-        return attended
+        work = working_dtype(tokens)
+        attended = attend(query.to(work), key.to(work), value.to(work), layout=layout).to(tokens.dtype)
+        return linear(attended.flatten(1), self.out)
 
     def project(self, tokens: Float[Tensor, "n d"], *, rope: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Normalised, rotated queries and keys, and values, each [n, k, d]."""
         query, key, value = (
-            rearrange(linear(tokens), "n (k d) -> n k d", k=self.num_heads)
-            for linear in (self.query, self.key, self.value)
+            rearrange(linear(tokens, layer), "n (k d) -> n k d", k=self.num_heads)
+            for layer in (self.query, self.key, self.value)
         )
         query, key = self.query_norm(query), self.key_norm(key)
         if rope is not None:
