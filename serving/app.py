@@ -157,15 +157,18 @@ def _add_error_answers(app: FastAPI) -> None:
         code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "invalid_request")
         return _answer(RequestError(error.status_code, code, str(error.detail)))
 
+    @app.exception_handler(PlatformError)
+    async def unavailable(request: Request, error: PlatformError) -> JSONResponse:
+        _logger.error("%s %s: %s", request.method, request.url.path, error)
+        message = "The service cannot reach its job store or its storage now; ask again."
+        return _answer(RequestError(503, "store_unavailable", message, headers={"retry-after": "2"}))
+
     @app.exception_handler(Exception)
     async def broken(request: Request, error: Exception) -> JSONResponse:
         number = uuid.uuid4().hex[:12]
-        _logger.error("request %s: %s %s failed", number, request.method, request.url.path, exc_info=error)
-        if isinstance(error, PlatformError):
-            message = error.message
-        else:
-            message = f"Something went wrong here, not in your request (error {number})."
-        return _answer(RequestError(503, "store_unavailable", message, headers={"retry-after": "2"}))
+        _logger.error("error %s in %s %s", number, request.method, request.url.path, exc_info=error)
+        message = f"Something went wrong here, not in your request (error {number})."
+        return _answer(RequestError(500, "internal", message))
 
 
 def _of_validation(error: RequestValidationError | ValidationError) -> RequestError:

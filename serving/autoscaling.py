@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
-
-from ray.serve.config import AutoscalingContext
+from typing import TYPE_CHECKING, Any
 
 from serving.scheduling import wanted_denoisers
+
+if TYPE_CHECKING:
+    from ray.serve.config import AutoscalingContext
 
 
 class FollowTheWork:

@@ -15,6 +15,7 @@ from ray.exceptions import RayActorError
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
+from groundwork.errors import RunError
 from serving.jobs.job import Event, Job, Lease, Orders, Stage
 from serving.jobs.sqlite import SqliteJobStore
 
@@ -151,7 +152,7 @@ class JobsClient:
         while True:
             try:
                 return await method.remote(*args, **kwargs)
-            except (RayActorError, RayServeException):
+            except (RayActorError, RayServeException) as error:
                 if time.monotonic() > stop:
-                    raise
+                    raise RunError(f"The job store does not answer: {error}") from error
                 await asyncio.sleep(0.5)

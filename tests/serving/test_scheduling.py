@@ -12,20 +12,9 @@ from serving.scheduling import accepts, poll_after_ms, progress_percent, wanted_
 
 
 def job(settings: JobSettings, **changes: object) -> Job:
-    empty = dict.fromkeys(
-        [
-            "started_at",
-            "completed_at",
-            "cancelled_at",
-            "resumed_from_step",
-            "worker",
-            "lease_until",
-            "checkpoint",
-            "latent_sha256",
-            "video_sha256",
-            "error",
-        ]
-    )
+    times = ["started_at", "completed_at", "cancelled_at", "lease_until"]
+    names = ["worker", "checkpoint", "latent_sha256", "video_sha256", "resumed_from_step", "error"]
+    empty = dict.fromkeys(times + names)
     counts = {"step": 0, "attempt": 0, "losses": 0, "epoch": 0, "cancel_requested": False, "stage_seconds": {}}
     fixed = {"number": 1, "id": "a", "settings": settings, "status": "queued", "stage": "denoise", "created_at": 0.0}
     return Job.model_validate(fixed | empty | counts | changes)
