@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import torch
 from einops import rearrange
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from cogvideox import shape
 from cogvideox.autoencoder import Autoencoder, encoder, layers, model, posterior, stream
-from cogvideox.text_encoder import TextEncoder
+from cogvideox.text_encoder import HashTextEncoder, TextEncoder
 from cogvideox.variants import VARIANTS, Variant
 from cogvideox.weights import load_autoencoder, load_text_encoder, toy_autoencoder_folder
 from data_pipeline.fingerprint import short_hash, stage_fingerprint
@@ -111,30 +112,44 @@ def load_encoder(variant_name: str, *, weights: str, device: str = "cpu") -> Cli
     return ClipEncoder(variant, autoencoder, text_encoder, device)
 
 
-def encode_fingerprint(variant_name: str, *, weights: str) -> str:
-    """Key of what `ClipEncoder` makes: its code, the autoencoder's code and weights, the text encoder, the scale.
+def models_used(variant_name: str, *, weights: str) -> dict[str, Any]:
+    """What the latents come from: sha256 of each weights file of the autoencoder, text encoder, scale factor.
 
-    Raises like `load_encoder`, and StorageError when the weights cannot be read.
+    Nothing is loaded. Raises RecipeError for an unknown variant, StorageError when the weights cannot be read.
     """
+    variant = variant_named(variant_name)
+    storage = open_storage(weights or _shipped_weights(variant))
+    names = storage.list()
+    inner = "vae/" if any(name.startswith("vae/") for name in names) else ""
+    autoencoder = {
+        name.removeprefix(inner): storage.checksum(name)
+        for name in names
+        if name.startswith(inner) and name.endswith(".safetensors")
+    }
+    if variant.text.kind == "hash":
+        text = HashTextEncoder(variant.text).fingerprint
+    else:
+        parts = [name for name in names if name.startswith(("text_encoder/", "tokenizer/"))]
+        text = "t5-" + short_hash([(name, storage.checksum(name)) for name in parts])
+    return {"autoencoder": autoencoder, "text_encoder": text, "scale_factor": variant.scale_factor}
+
+
+def encode_fingerprint(variant_name: str, *, models: Mapping[str, Any]) -> str:
+    """Key of what `ClipEncoder` makes: its code, the autoencoder's code, and the models used."""
     import data_pipeline.encode as own
 
-    variant = variant_named(variant_name)
     code: tuple[ModuleType, ...] = (own, media, encoder, layers, model, posterior, shape, stream)
-    with _local_weights(variant, weights) as folder:
-        text = load_text_encoder(folder, variant=variant).fingerprint if variant.text.kind == "hash" else "t5"
-        storage = open_storage(folder)
-        names = [name for name in storage.list() if "transformer/" not in name and "scheduler/" not in name]
-        files = [storage.checksum(name) for name in names]
-    return stage_fingerprint(code, [variant.name, variant.scale_factor, text, files])
+    return stage_fingerprint(code, [variant_name, models])
 
 
 @contextmanager
 def _local_weights(variant: Variant, weights: str) -> Iterator[Path]:
-    if weights:
-        with open_storage(weights).local_path() as folder:
-            yield folder
-    elif variant.autoencoder == VARIANTS["toy"].autoencoder:
-        yield toy_autoencoder_folder()
-    else:
+    with open_storage(weights or _shipped_weights(variant)).local_path() as folder:
+        yield folder
+
+
+def _shipped_weights(variant: Variant) -> str:
+    if variant.autoencoder != VARIANTS["toy"].autoencoder:
         hint = "Give the folder of the model: --encode.weights URI"
         raise RecipeError(f"encode.weights is empty, and no autoencoder ships for {variant.name}.", hint)
+    return str(toy_autoencoder_folder())

@@ -17,9 +17,8 @@ from ray.util.annotations import RayDeprecationWarning
 
 from data_pipeline.assess import AssessedClip, known_scores
 from data_pipeline.dataset import MANIFEST
-from data_pipeline.encode import EncodeJob
+from data_pipeline.encode import EncodeJob, models_used
 from data_pipeline.ingest import find_sources, identify
-from data_pipeline.lock import only_run
 from data_pipeline.recipe import CurateRecipe
 from data_pipeline.rules import check
 from data_pipeline.shards import find_encoded
@@ -37,6 +36,7 @@ from data_pipeline.workers import (
 )
 from groundwork.errors import RunError, StorageError
 from groundwork.ray_session import ray_session
+from groundwork.run_lock import only_run
 from groundwork.storage import open_storage
 from groundwork.telemetry import Progress, get_logger
 
@@ -55,7 +55,9 @@ def curate(recipe: CurateRecipe, *, inputs: Sequence[str], out: str, address: st
     found = find_sources(inputs)
     storage = open_storage(out)
     with only_run(storage):
-        run = Run(recipe, storage, identify(found, out=storage), code_fingerprints(recipe))
+        models = models_used(recipe.variant, weights=recipe.encode.weights)
+        code = code_fingerprints(recipe, models=models)
+        run = Run(recipe, storage, identify(found, out=storage), models, code)
         manifest = finished(run)
         if manifest is not None:
             return summary(run, manifest, already_done=True)

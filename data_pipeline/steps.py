@@ -39,11 +39,12 @@ class Clock:
 
 @dataclass(frozen=True)
 class Run:
-    """One run: settings, sources and the fingerprints of the stages' code, settings and models."""
+    """One run: settings, sources, the models used, and the fingerprints of the stages' code and settings."""
 
     recipe: CurateRecipe
     out: Storage
     sources: Sequence[Source]
+    models: Mapping[str, Any]
     code: Mapping[str, str]
     clock: Clock = field(default_factory=Clock)
 
@@ -55,13 +56,13 @@ class Run:
         return short_hash(settings, order, self.code, [(source.uri, source.video_id) for source in self.sources])
 
 
-def code_fingerprints(recipe: CurateRecipe) -> dict[str, str]:
-    """One per stage. Raises RecipeError or WeightsError when the variant or its weights do not fit."""
+def code_fingerprints(recipe: CurateRecipe, *, models: Mapping[str, Any]) -> dict[str, str]:
+    """One per stage; `models` are those the latents come from."""
     deciding = (assess_step, buckets, measured, clips, dataset, rules)
     return {
         "analyse": analysis_fingerprint(recipe.shots),
         "decide": stage_fingerprint(deciding, None),
-        "encode": encode_fingerprint(recipe.variant, weights=recipe.encode.weights),
+        "encode": encode_fingerprint(recipe.variant, models=models),
     }
 
 
@@ -139,6 +140,7 @@ def publish(run: Run, curated: Curated, jobs: Mapping[str, EncodeJob]) -> dict[s
     manifest = {
         **build_manifest(out, curated, recipe, paths=paths, shards=shards),
         "code": {"version": code_version(), **run.code},
+        "models": run.models,
         "run_key": run.key,
         "retry": sum(outcome.reason != DAMAGED for outcome in outcomes),
         "seconds": run.clock.seconds,

@@ -49,4 +49,5 @@ def quick_recipe(weights: Path) -> CurateRecipe:
     toy = load_recipe(CurateRecipe, "toy", folder=RECIPES)
     buckets = tuple(Bucket(num_frames=num_frames, height=32, width=48) for num_frames in (17, 9))
     encode = toy.encode.model_copy(update={"weights": str(weights), "clips_per_shard": 4})
-    return toy.model_copy(update={"buckets": buckets, "encode": encode})
+    workers = toy.workers.model_copy(update={"encode": 1})
+    return toy.model_copy(update={"buckets": buckets, "encode": encode, "workers": workers})

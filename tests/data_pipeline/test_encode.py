@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +10,10 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from cogvideox.text_encoder import HashTextEncoder
 from cogvideox.variants import VARIANTS
 from cogvideox.weights import load_autoencoder
-from data_pipeline.encode import EncodeJob, bfloat16_bytes, encode_fingerprint, load_encoder
+from data_pipeline.encode import EncodeJob, bfloat16_bytes, encode_fingerprint, load_encoder, models_used
 from data_pipeline.recipe import Bucket
 from data_pipeline.shards import find_encoded, stage, write_shards
 from groundwork.errors import MediaError, RecipeError
@@ -63,12 +65,21 @@ def test_an_unknown_variant_and_missing_weights_are_told() -> None:
     with pytest.raises(RecipeError, match="cogvideox-5b"):
         load_encoder("toys", weights="")
     with pytest.raises(RecipeError, match=r"--encode\.weights"):
-        encode_fingerprint("cogvideox-5b", weights="")
+        models_used("cogvideox-5b", weights="")
 
 
 def test_other_weights_give_another_fingerprint(weights: Path) -> None:
-    own = encode_fingerprint("toy", weights=str(weights))
-    assert own == encode_fingerprint("toy", weights=str(weights)) != encode_fingerprint("toy", weights="")
+    own, shipped = (models_used("toy", weights=folder) for folder in (str(weights), ""))
+    assert own["autoencoder"].keys() == shipped["autoencoder"].keys() == {"diffusion_pytorch_model.safetensors"}
+    assert own["text_encoder"] == HashTextEncoder().fingerprint
+    assert encode_fingerprint("toy", models=own) != encode_fingerprint("toy", models=shipped)
+
+
+def test_the_autoencoder_of_a_whole_model_is_the_same_as_the_part_alone(weights: Path, tmp_path: Path) -> None:
+    shutil.copytree(weights, tmp_path / "vae")
+    (tmp_path / "transformer").mkdir()
+    (tmp_path / "transformer" / "diffusion_pytorch_model.safetensors").touch()
+    assert models_used("toy", weights=str(tmp_path)) == models_used("toy", weights=str(weights))
 
 
 def test_shards_hold_clips_in_the_order_of_ids_one_row_group_each(tmp_path: Path) -> None:

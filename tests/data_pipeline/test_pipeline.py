@@ -14,14 +14,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ray import cloudpickle
 
 from data_pipeline.__main__ import main
-from data_pipeline.lock import only_run
 from data_pipeline.pipeline import curate
-from data_pipeline.recipe import CurateRecipe
+from data_pipeline.recipe import CurateRecipe, Rule
+from data_pipeline.workers import AnalyseVideo
 from groundwork.errors import InputError, RunError
 from groundwork.ray_session import ray_session
 from groundwork.records import Clip, Decision, Latent, Rejected, Video, from_table
+from groundwork.run_lock import only_run
 from groundwork.storage import Storage, open_storage
 
 Made = tuple[Storage, dict[str, Any]]
@@ -161,6 +163,32 @@ def test_a_run_killed_midway_goes_on_to_the_same_bytes(
     summary = curate(quick_recipe, inputs=[str(mixed)], out=out.uri)
     assert summary["dataset_hash"] == made[1]["dataset_hash"]
     assert content(out) == content(made[0])
+
+
+class DiesOnTheBunny(AnalyseVideo):
+    """A decoder that takes its process with it."""
+
+    def __call__(self, row: dict[str, str]) -> dict[str, str]:
+        if "bunny" in row["payload"]:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().__call__(row)
+
+
+def test_a_film_that_kills_its_worker_costs_that_film_alone_and_is_tried_again_next_time(
+    footage: Path, quick_recipe: CurateRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    inputs = [str(footage / name) for name in ("bunny.mp4", "city.mpg")]
+    strict = quick_recipe.model_copy(update={"rules": {"static": Rule(score="motion_score", below=1e9)}})
+    with monkeypatch.context() as patch:
+        patch.setattr("data_pipeline.pipeline.AnalyseVideo", DiesOnTheBunny)
+        summary = curate(strict, inputs=inputs, out=str(tmp_path))
+    assert summary["videos"] == {"read": 2, "ok": 1, "failed": 1, "duplicate": 0}
+    assert summary["clips"] == {"found": 3, "kept": 0, "rejected": {"static": 3}, "failed": 0}
+    (lost,) = rows(open_storage(tmp_path), "rejected", Rejected)
+    assert (Path(lost.uri).name, lost.reason) == ("bunny.mp4", "crashed")
+    summary = curate(strict, inputs=inputs, out=str(tmp_path))
+    assert (summary["videos"]["failed"], summary["clips"]["found"]) == (0, 5)
 
 
 def test_a_second_start_on_the_same_output_is_an_error(

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from data_pipeline.lock import LOCK_FILE, only_run
 from groundwork.errors import RunError
+from groundwork.run_lock import LOCK_FILE, only_run
 from groundwork.storage import open_storage
 
 
@@ -36,7 +36,7 @@ def test_the_lock_goes_with_an_error(tmp_path: Path) -> None:
 
 def test_the_lock_of_a_killed_process_gives_way(tmp_path: Path) -> None:
     program = (
-        "import os, signal; from data_pipeline.lock import only_run; from groundwork.storage import open_storage\n"
+        "import os, signal; from groundwork.run_lock import only_run; from groundwork.storage import open_storage\n"
         f"with only_run(open_storage({str(tmp_path)!r})): os.kill(os.getpid(), signal.SIGKILL)"
     )
     root = Path(__file__).resolve().parents[2]
