@@ -70,7 +70,8 @@ def guided_velocity(
         )
         unconditional, conditional = both.float().chunk(2)
     unconditional = unconditional.to(conditional.device)
-    return unconditional + scale * (conditional - unconditional)
+    guided: Tensor = unconditional + scale * (conditional - unconditional)
+    return guided
 
 
 def _elsewhere(denoiser: Denoiser, model_input: Tensor, times: Tensor, text: Tensor) -> Tensor:

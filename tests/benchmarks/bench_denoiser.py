@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -95,10 +96,7 @@ def _calls(
         with tempfile.TemporaryDirectory() as folder:
             theirs = diffusers_twin(save_denoiser(ours, Path(folder) / "transformer"))
         theirs = theirs.to(options.device, _DTYPES[dtype])
-    if side == "diffusers":
-        ours = None
-    else:
-        ours = ours.to(options.device, _DTYPES[dtype])
+    ours = None if side == "diffusers" else ours.to(options.device, _DTYPES[dtype])
     latent, timestep, text = question(config, frames=frames, height=height, width=width, batch=options.batch)
     latent, text = (x.to(options.device, _DTYPES[dtype]) for x in (latent, text))
     timestep = timestep.to(options.device)
@@ -145,12 +143,8 @@ def _matrix_rate(config: DenoiserConfig, dtype: torch.dtype, options: argparse.N
     for kind in {dtype, torch.float32} if options.device == "cpu" else {dtype}:
         tokens = torch.randn(1024, config.width, device=options.device, dtype=kind)
         weight = torch.randn(4 * config.width, config.width, device=options.device, dtype=kind)
-        seconds = []
-        with torch.no_grad():
-            for _ in range(6):
-                seconds.append(
-                    _time(lambda t=tokens, w=weight: torch.nn.functional.linear(t, w), backward=False, options=options)
-                )
+        product = partial(torch.nn.functional.linear, tokens, weight)
+        seconds = [_time(product, backward=False, options=options) for _ in range(6)]
         rates.append(2 * tokens.shape[0] * weight.numel() / min(seconds))
     return max(rates)
 

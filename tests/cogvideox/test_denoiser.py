@@ -6,9 +6,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from cogvideox.denoiser import Denoiser, DenoiserConfig, PackedBatch
+from cogvideox.denoiser import Denoiser, DenoiserConfig, PackedBatch, streaming
 from cogvideox.denoiser import modulation as modulation_module
-from cogvideox.denoiser import streaming
 from cogvideox.denoiser.patches import patchify, unpatchify
 from cogvideox.denoiser.positions import Grid, rope_table, sincos_table
 from cogvideox.variants import VARIANTS

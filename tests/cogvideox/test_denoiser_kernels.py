@@ -74,3 +74,24 @@ def test_training_in_half_precision_gives_half_precision_gradients(machine):
     latent, timestep, text = question(config)
     denoiser(latent.bfloat16(), timestep=timestep, text_embedding=text.bfloat16()).float().square().mean().backward()
     assert {parameter.grad.dtype for parameter in denoiser.parameters()} == {torch.bfloat16}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_layer_that_someone_hooks_is_called(dtype):
+    """ZeRO-3 gathers a layer's weight in such a hook: reading the weight past it would find nothing."""
+    config = SWITCHES["rope"]
+    denoiser = random_denoiser(config).to(dtype)
+    latent, timestep, text = question(config)
+    latent, text = latent.to(dtype), text.to(dtype)
+    with torch.no_grad():
+        expected = denoiser(latent, timestep=timestep, text_embedding=text)
+    calls = []
+    for module in denoiser.modules():
+        if isinstance(module, torch.nn.Linear):
+            module.register_forward_pre_hook(lambda module, inputs: calls.append(module))
+    for gradients in (False, True):
+        calls.clear()
+        with torch.set_grad_enabled(gradients):
+            answer = denoiser(latent, timestep=timestep, text_embedding=text)
+        assert set(calls) == {module for module in denoiser.modules() if isinstance(module, torch.nn.Linear)}
+        assert relative_error(answer.float(), expected.float()) < (1e-5 if dtype == torch.float32 else 0.03)

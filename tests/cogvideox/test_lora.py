@@ -90,7 +90,7 @@ def test_an_adapter_that_does_not_fit_changes_nothing(tmp_path):
     tensors["transformer.transformer_blocks.1.attn1.to_q.lora_A.weight"] = torch.zeros(4, 5)
     save_file(tensors, tmp_path / "a.safetensors")
     denoiser = random_denoiser(CONFIG)
-    with pytest.raises(WeightsError, match="misshapen: blocks.1.attention.query"):
+    with pytest.raises(WeightsError, match=r"misshapen: blocks\.1\.attention\.query"):
         merge_lora(denoiser, load_lora(tmp_path / "a.safetensors"))
     original = random_denoiser(CONFIG)
     assert all(torch.equal(a, b) for a, b in zip(denoiser.parameters(), original.parameters(), strict=True))

@@ -31,28 +31,41 @@ def prepared(layer: nn.Linear, *, dtype: torch.dtype, gelu: bool = False) -> Cal
 
     The weight is cast once; the cast is exact, since `dtype` is never narrower than the weight's.
     """
+    if _is_managed(layer):
+        return lambda tokens: _activated(layer(tokens.to(layer.weight.dtype)).to(dtype), gelu=gelu)
     weight, bias = layer.weight.to(dtype), layer.bias.to(dtype)
     if not gelu:
         return lambda tokens: F.linear(tokens, weight, bias)
     if dtype == torch.float32 and weight.device.type == "cpu" and _has_fused_gelu():
         fused = torch.ops.mkldnn._linear_pointwise
         return lambda tokens: fused(tokens, weight, bias, "gelu", [], "tanh")
-    return lambda tokens: F.gelu(F.linear(tokens, weight, bias), approximate="tanh")
+    return lambda tokens: _activated(F.linear(tokens, weight, bias), gelu=True)
+
+
+def _activated(x: Tensor, *, gelu: bool) -> Tensor:
+    return F.gelu(x, approximate="tanh") if gelu else x
+
+
+def _is_managed(layer: nn.Module) -> bool:
+    """Whether someone hooks this very layer (ZeRO-3 gathers its weight so, peft changes it): it must be called."""
+    return type(layer) is not nn.Linear or bool(layer._forward_pre_hooks) or bool(layer._forward_hooks)
 
 
 def linear(tokens: Float[Tensor, "n d"], layer: nn.Linear) -> Float[Tensor, "n d_out"]:
     """`layer` with gradients; in float32 inside where that is faster, keeping only half-precision tensors."""
-    if torch.compiler.is_compiling() or working_dtype(tokens) == tokens.dtype:
+    if torch.compiler.is_compiling() or working_dtype(tokens) == tokens.dtype or _is_managed(layer):
         result: Tensor = layer(tokens)
         return result
-    return _WideLinear.apply(tokens, layer.weight, layer.bias)  # type: ignore[no-untyped-call, no-any-return]
+    wide: Tensor = _WideLinear.apply(tokens, layer.weight, layer.bias)
+    return wide
 
 
 def gelu(x: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
     """GELU, tanh form, with gradients."""
     if torch.compiler.is_compiling() or x.device.type != "cpu":
         return F.gelu(x, approximate="tanh")
-    return _FastGelu.apply(x)  # type: ignore[no-untyped-call, no-any-return]
+    activated: Tensor = _FastGelu.apply(x)
+    return activated
 
 
 class _WideLinear(torch.autograd.Function):
@@ -81,7 +94,7 @@ class _FastGelu(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
         ctx.save_for_backward(x)
-        return torch.cat([_gelu_rows(rows) for rows in x.split(_ROWS)]) if x.shape[0] > _ROWS else _gelu_rows(x)
+        return torch.cat([_gelu_rows(rows) for rows in torch.split(x, _ROWS)]) if x.shape[0] > _ROWS else _gelu_rows(x)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
@@ -106,4 +119,4 @@ def _has_matrix_units() -> bool:
 
 @lru_cache(maxsize=1)
 def _has_fused_gelu() -> bool:
-    return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")  # type: ignore[no-untyped-call]
