@@ -56,7 +56,7 @@ def linear(tokens: Float[Tensor, "n d"], layer: nn.Linear) -> Float[Tensor, "n d
     if torch.compiler.is_compiling() or working_dtype(tokens) == tokens.dtype or _is_managed(layer):
         result: Tensor = layer(tokens)
         return result
-    wide: Tensor = _WideLinear.apply(tokens, layer.weight, layer.bias)
+    wide: Tensor = _WideLinear.apply(tokens, layer.weight, layer.bias)  # type: ignore[no-untyped-call]
     return wide
 
 
@@ -64,7 +64,7 @@ def gelu(x: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
     """GELU, tanh form, with gradients."""
     if torch.compiler.is_compiling() or x.device.type != "cpu":
         return F.gelu(x, approximate="tanh")
-    activated: Tensor = _FastGelu.apply(x)
+    activated: Tensor = _FastGelu.apply(x)  # type: ignore[no-untyped-call]
     return activated
 
 
@@ -77,7 +77,7 @@ class _WideLinear(torch.autograd.Function):
         return F.linear(tokens.float(), weight.float(), bias.float()).to(tokens.dtype)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         tokens, weight = ctx.saved_tensors
         wide = gradient.float()
         of_tokens, of_weight, of_bias = ctx.needs_input_grad
@@ -97,7 +97,7 @@ class _FastGelu(torch.autograd.Function):
         return torch.cat([_gelu_rows(rows) for rows in torch.split(x, _ROWS)]) if x.shape[0] > _ROWS else _gelu_rows(x)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
         (x,) = ctx.saved_tensors
         derivative: Tensor = torch.ops.aten.gelu_backward(gradient, x, approximate="tanh")
         return derivative
