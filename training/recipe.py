@@ -11,8 +11,8 @@ from groundwork.config import FrozenModel
 
 RECIPES = Path(__file__).parent / "recipes"
 
-MACHINE_FIELDS = ("workers", "checkpoints")
-"""Fields that say where and how safely a run runs, not what it computes: they may change when it is resumed."""
+MACHINE_FIELDS = ("workers", "checkpoints", "samples")
+"""Fields that say where a run runs and what it shows, not what it learns: they may change when it is resumed."""
 
 
 class Stage(FrozenModel):
@@ -81,6 +81,14 @@ class CheckpointSettings(FrozenModel):
     keep: int = Field(default=2, gt=0)
 
 
+class SampleSettings(FrozenModel):
+    """Films made from the finished weights for the report: as many clips' texts, spread over the dataset."""
+
+    count: int = Field(default=0, ge=0)
+    num_steps: int = Field(default=20, gt=0)
+    guidance_scale: float = Field(default=3.0, ge=1)
+
+
 class TrainRecipe(FrozenModel):
     """Encoded clips to a trained denoiser: one file describes a whole progressive schedule."""
 
@@ -104,6 +112,7 @@ class TrainRecipe(FrozenModel):
     engine: EngineSettings = EngineSettings()
     workers: WorkerSettings = WorkerSettings()
     checkpoints: CheckpointSettings = CheckpointSettings()
+    samples: SampleSettings = SampleSettings()
 
     @property
     def num_steps(self) -> int:

@@ -14,10 +14,9 @@ from groundwork.errors import RunError
 from groundwork.storage import Storage, open_storage
 from training.charts import bars, curve
 from training.metrics import StepMetrics, read_metrics
-from training.run_folder import CONFIG, finished_summary
+from training.run_folder import CONFIG, SAMPLES, finished_summary
 
 PAGE = "report/index.html"
-SAMPLES = "samples"
 _CSS = Path(__file__).with_name("report.css")
 _NUM_STRATA = 10
 

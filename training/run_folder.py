@@ -9,13 +9,13 @@ from groundwork.errors import RecipeError
 from groundwork.storage import Storage
 from training.recipe import MACHINE_FIELDS, TrainRecipe
 
-CONFIG, SUMMARY = "config.json", "summary.json"
+CONFIG, SUMMARY, SAMPLES = "config.json", "summary.json", "samples"
 
 
 def open_run(run: Storage, recipe: TrainRecipe, *, dataset: str, dataset_hash: str) -> None:
     """Write config.json, or check that the run that stands there is the same one.
 
-    `workers` and `checkpoints` may change. Raises RecipeError that names every field that must not.
+    `workers`, `checkpoints` and `samples` may change. Raises RecipeError that names every field that must not.
     """
     config: dict[str, Any] = {
         "recipe": recipe.model_dump(mode="json"),

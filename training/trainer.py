@@ -14,13 +14,14 @@ from groundwork.run_lock import only_run
 from groundwork.storage import Storage, open_storage
 from groundwork.telemetry import Progress, get_logger
 from training import checkpoint
-from training.clips import read_manifest
+from training.clips import ClipReader, read_manifest
 from training.export import WEIGHTS, export_weights
 from training.fit import fitting_clips
 from training.metrics import read_metrics
 from training.recipe import TrainRecipe
 from training.report import write_report
 from training.run_folder import SUMMARY, finished_summary, open_run
+from training.samples import write_samples
 from training.worker import PROGRESS, STOP, Job, run_worker
 
 _POLL_SECONDS = 0.5
@@ -46,7 +47,11 @@ def train(recipe: TrainRecipe, *, dataset: str, out: str, address: str | None = 
         if start < recipe.num_steps:
             with ray_session(address):
                 _run_workers(Job(recipe=recipe, dataset=dataset, out=out), run, start=start)
-        summary = _finish(run, recipe, num_clips=len(clips), start=start, seconds=time.monotonic() - began)
+        seconds = time.monotonic() - began
+        digest = _export(run, recipe)
+        with run.local_path(WEIGHTS) as weights:
+            write_samples(run, weights, clips, ClipReader(data, clips), settings=recipe.samples)
+        summary = _finish(run, recipe, num_clips=len(clips), start=start, seconds=seconds, digest=digest)
         write_report(run.uri)
         return summary | {"already_done": False}
 
@@ -61,12 +66,18 @@ def _reached(run: Storage) -> int:
     return found.step if found is not None else 0
 
 
-def _finish(run: Storage, recipe: TrainRecipe, *, num_clips: int, start: int, seconds: float) -> dict[str, Any]:
-    """Export the last checkpoint and write summary.json, which marks the run as finished."""
+def _export(run: Storage, recipe: TrainRecipe) -> str:
+    """Write RUN/weights from the last checkpoint; returns their sha256."""
     found = checkpoint.newest_complete(run)
     if found is None or found.step < recipe.num_steps:
         raise RunError(f"{run.uri} ended without its last checkpoint.", "Run the same command again to go on.")
-    digest = export_weights(run, found, recipe=recipe)
+    return export_weights(run, found, recipe=recipe)
+
+
+def _finish(
+    run: Storage, recipe: TrainRecipe, *, num_clips: int, start: int, seconds: float, digest: str
+) -> dict[str, Any]:
+    """Write summary.json, which marks the run as finished."""
     rows = read_metrics(run)
     last = rows[-max(1, len(rows) // 10) :]
     summary = {

@@ -25,6 +25,7 @@ from groundwork.errors import RecipeError, RunError
 from groundwork.ray_session import ray_session
 from groundwork.run_lock import only_run
 from groundwork.storage import open_storage
+from training import checkpoint
 from training.metrics import read_metrics
 from training.recipe import TrainRecipe
 from training.trainer import train
@@ -130,24 +131,41 @@ def test_a_killed_worker_is_replaced_and_nothing_changes(
     assert not victims[1].is_running()
 
 
-@pytest.mark.parametrize("blow", [signal.SIGKILL, signal.SIGTERM])
-def test_a_stopped_command_goes_on_when_run_again(
-    undisturbed: dict[str, Any], recipe: TrainRecipe, dataset: Path, tmp_path: Path, blow: signal.Signals
+def test_a_stopped_and_then_killed_command_goes_on_when_run_again(
+    undisturbed: dict[str, Any], recipe: TrainRecipe, dataset: Path, tmp_path: Path
 ) -> None:
     path, out = tmp_path / "recipe.yaml", tmp_path / "run"
     path.write_text(yaml.safe_dump(recipe.model_dump(mode="json")))
     words = ["run", str(path), "--dataset", str(dataset), "--out", str(out), "--json"]
     root = Path(__file__).parents[2]
     environment = os.environ | {"PYTHONPATH": f"{root / 'platform'}{os.pathsep}{root}"}
-    command = subprocess.Popen([sys.executable, "-m", "training", *words], env=environment, cwd=root)
-    wait_for((out / "checkpoints" / "step-000010" / "complete").exists)
-    family = psutil.Process(command.pid).children(recursive=True)
-    command.send_signal(blow)
-    code = command.wait(90)
-    assert code == (130 if blow is signal.SIGTERM else -signal.SIGKILL)
-    wait_for(lambda: not any(process.is_running() and process.status() != "zombie" for process in family), seconds=60)
+    for blow, after in ((signal.SIGTERM, 1), (signal.SIGKILL, 20)):
+        command = subprocess.Popen([sys.executable, "-m", "training", *words], env=environment, cwd=root)
+        wait_for(lambda after=after: reached(out) >= after)
+        family = psutil.Process(command.pid).children(recursive=True)
+        command.send_signal(blow)
+        assert command.wait(90) == (130 if blow is signal.SIGTERM else -signal.SIGKILL)
+        wait_for(lambda family=family: not any(map(alive, family)))
+    start = reached(out)
+    assert 20 <= start < NUM_STEPS
     summary = train(recipe, dataset=str(dataset), out=str(out))
-    assert 10 <= summary["resumed_from_step"] < NUM_STEPS
+    assert summary["resumed_from_step"] == start
     assert losses(str(out)) == losses(undisturbed["run"])
     assert summary["weights_sha256"] == undisturbed["weights_sha256"]
     assert json.loads((out / "summary.json").read_text())["steps"] == NUM_STEPS
+
+
+def reached(run: Path) -> int:
+    """The step of the newest checkpoint, or, before the first, the step shown as progress."""
+    found = checkpoint.newest_complete(open_storage(run)) if run.exists() else None
+    progress = run / "work" / "progress.json"
+    if found is not None or not progress.exists():
+        return found.step if found is not None else 0
+    return int(json.loads(progress.read_text())["step"])
+
+
+def alive(process: psutil.Process) -> bool:
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,12 +26,16 @@ Make = Callable[..., TrainRecipe]
 
 @dataclass(frozen=True)
 class Start:
-    """One start of the workers: `stop_after` a checkpoint stands for everything that ends a run early."""
+    """One start of the workers: `stop_after` a checkpoint stands for everything that ends a run early.
+
+    `full_disk`: the second worker can write no file larger than 64 KiB.
+    """
 
     recipe: str
     dataset: str
     out: str
     stop_after: int | None = None
+    full_disk: bool = False
 
 
 class StoppedError(Exception):
@@ -45,10 +50,14 @@ def work(rank: int, world: int, port: int, starts: list[Start]) -> None:
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "DS_ACCELERATOR": "cpu"}
     dist.init_process_group("gloo")
     for start in starts:
+        if start.full_disk and rank == 1:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, resource.RLIM_INFINITY))
 
         def report(metrics: dict[str, Any], *, start: Start = start) -> None:
-            assert "failed" not in metrics, metrics
-            if metrics["step"] == start.stop_after:
+            assert ("failed" in metrics) == start.full_disk, metrics
+            if start.full_disk:
+                (Path(start.out) / f"failure-{rank}").write_text(metrics["failed"])
+            elif metrics["step"] == start.stop_after:
                 raise StoppedError
 
         try:
@@ -70,8 +79,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory, dataset: Path, recipe_with: M
     """Runs of one recipe: undisturbed, stopped and resumed, on other stages of ZeRO, and on one worker."""
     folder = tmp_path_factory.mktemp("runs")
 
-    def start(name: str, *, stop_after: int | None = None, **changes: Any) -> Start:
-        return Start(recipe_with(**changes).model_dump_json(), str(dataset), str(folder / name), stop_after)
+    def start(name: str, *, stop_after: int | None = None, full_disk: bool = False, **changes: Any) -> Start:
+        recipe = recipe_with(**changes).model_dump_json()
+        return Start(recipe, str(dataset), str(folder / name), stop_after, full_disk)
 
     third = {"engine": {"zero_stage": 3}}
     coarse = {"engine": {"precision": "bfloat16", "activation_checkpointing": True}}
@@ -87,6 +97,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory, dataset: Path, recipe_with: M
             start("zero-3-resumed", stop_after=8, **third),
             start("zero-3-resumed", **third),
             start("bfloat16", **coarse),
+            start("full", full_disk=True),
         ],
     )
     spawn(1, [start("alone"), start("shrinking")])
@@ -140,6 +151,13 @@ def test_the_first_losses_are_equal_to_the_bit_whatever_the_workers(runs: Callab
 def test_bfloat16_with_recomputed_layers_stays_close(runs: Callable[[str], Storage]) -> None:
     expected, got = rows(runs("undisturbed")), rows(runs("bfloat16"))
     assert [row.loss for row in got] == pytest.approx([row.loss for row in expected], rel=0.05)
+
+
+def test_a_worker_that_cannot_write_ends_all_of_them_with_the_reason(runs: Callable[[str], Storage]) -> None:
+    reasons = {runs("full").read_bytes(f"failure-{rank}").decode() for rank in range(2)}
+    assert len(reasons) == 1
+    assert "Cannot write" in reasons.pop()
+    assert checkpoint.newest_complete(runs("full")) is None
 
 
 def test_the_loss_falls_and_the_average_follows_the_weights(runs: Callable[[str], Storage]) -> None:
