@@ -152,7 +152,7 @@ def test_a_run_killed_midway_goes_on_to_the_same_bytes(
     command = [sys.executable, "-m", "data_pipeline", "run", str(recipe), "--input", str(mixed), "--out", out.uri]
     environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'platform'}"}
     run = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 400
     while not out.list("work/analysis", suffix=".parquet"):
         assert run.poll() is None, "the run ended before it could be killed"
         assert time.monotonic() < deadline
