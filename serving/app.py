@@ -101,7 +101,7 @@ def _add_other_routes(app: FastAPI, desk: Desk) -> None:
 
     @app.get("/readyz")
     async def readyz() -> dict[str, Any]:
-        return {"status": "ok", **(await desk.facts()).model_dump()}
+        return {"status": "ok", **(await desk.ready()).model_dump()}
 
     @app.get("/", include_in_schema=False)
     async def playground() -> HTMLResponse:

@@ -12,7 +12,7 @@ from groundwork.storage import Storage
 from serving import results, scheduling
 from serving.card import ModelCard, Size
 from serving.errors import RequestError
-from serving.jobs.job import Event, Job, QueueFacts
+from serving.jobs.job import Event, Job, QueueFacts, Stage
 from serving.jobs.store import Order
 from serving.protocol import (
     CreateVideo,
@@ -33,6 +33,8 @@ class Jobs(Protocol):
     async def call(self, method: str, *args: Any, **kwargs: Any) -> Any: ...
 
     async def events(self, job_id: str, *, after: int) -> list[Event]: ...
+
+    async def cold(self) -> list[Stage]: ...
 
 
 class Prompts(Protocol):
@@ -118,6 +120,14 @@ class Desk:
         """How full the service is."""
         facts: QueueFacts = await self._jobs.call("facts")
         return facts
+
+    async def ready(self) -> QueueFacts:
+        """How full the service is, once every stage has a worker. Raises RequestError 503 before."""
+        cold = await self._jobs.cold()
+        if cold:
+            message = f"The service is starting: no worker yet to {' and to '.join(cold)}."
+            raise RequestError(503, "no_capacity", message, headers={"retry-after": "2"})
+        return await self.facts()
 
     def model(self) -> ModelObject:
         """The model on offer."""

@@ -50,7 +50,7 @@ def running(
     Weights, state folder and port are checked before anything starts. At the end every worker finishes its step,
     saves its state and gives its lease back; then Serve is shut down, and Ray too if it was started here.
 
-    Raises WeightsError, RunError (port in use, not ready in time), StorageError.
+    Raises WeightsError, RunError (port in use, Serve running there already, not ready in time), StorageError.
     """
     prepare_environment(address)
     weights = absolute(weights)
@@ -59,6 +59,7 @@ def running(
     check_port(host, port)
     url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
     with ray_session(address):
+        _refuse_if_serve_runs()
         try:
             jobs = _start(config, weights=weights, host=host, port=port)
             with Progress("starting the service", total=None, unit="s") as progress:
@@ -72,11 +73,20 @@ def running(
             _stop()
 
 
+def _refuse_if_serve_runs() -> None:
+    """Raises RunError: a Serve that runs has its own address, and this one would be shut down at the end."""
+    from ray import serve
+
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    if serve.status().proxies:
+        hint = "Deploy into it: 'serving build CONFIG --weights URI > service.yaml', then 'serve deploy service.yaml'."
+        raise RunError("Ray Serve runs on this Ray already, with an address of its own.", hint)
+
+
 def _start(config: ServingConfig, *, weights: str, host: str, port: int) -> Any:
     """Deploy without waiting; the handle of the job store."""
     from ray import serve
 
-    logging.getLogger("ray.serve").setLevel(logging.WARNING)
     serve.start(proxy_location="HeadOnly", http_options={"host": host, "port": port}, logging_config=_QUIET)
     application = build_app(ServiceArguments(weights=weights, config=config))
     serve.run_many(

@@ -27,7 +27,7 @@ class Jobs(Protocol):
 
     async def claim(self, stage: Stage, *, worker: str, lease_seconds: float) -> Job | None: ...
 
-    async def renew(self, lease: Lease, **report: Any) -> Orders: ...
+    async def renew(self, lease: Lease, *, stage: Stage, **report: Any) -> Orders: ...
 
     async def call(self, method: str, *args: Any, **kwargs: Any) -> Any: ...
 
@@ -67,7 +67,13 @@ class Held:
 
     async def report(self, *, step: int | None = None, checkpoint: str | None = None) -> Orders:
         """Renew the lease and learn what to do. Raises LeaseLostError."""
-        orders = await self.jobs.renew(self.lease, lease_seconds=self.lease_seconds, step=step, checkpoint=checkpoint)
+        orders = await self.jobs.renew(
+            self.lease,
+            stage=self.job.stage,
+            lease_seconds=self.lease_seconds,
+            step=step,
+            checkpoint=checkpoint,
+        )
         return orders.model_copy(update={"release": True}) if self.stopping() else orders
 
     @property

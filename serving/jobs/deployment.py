@@ -16,7 +16,7 @@ from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
 from groundwork.errors import RunError
-from serving.jobs.job import Event, Job, Lease, Orders, Stage
+from serving.jobs.job import STAGES, Event, Job, Lease, Orders, Stage
 from serving.jobs.sqlite import SqliteJobStore
 
 _LONGEST_WAIT_SECONDS = 5.0
@@ -37,6 +37,7 @@ class Jobs:
         self._news = asyncio.Condition()  # there may be work, or a lease was given back
         self._stories = asyncio.Condition()  # there are new events
         self._draining = False
+        self._warm: set[Stage] = set()
 
     async def call(self, method: str, *args: Any, **kwargs: Any) -> Any:
         """Any method of `JobStore`."""
@@ -49,6 +50,7 @@ class Jobs:
 
     async def claim(self, stage: Stage, *, worker: str, lease_seconds: float) -> Job | None:
         """`JobStore.claim` that waits a few seconds for work instead of being asked again and again."""
+        self._warm.add(stage)
         stop = time.monotonic() + _LONGEST_WAIT_SECONDS
         while not self._draining:
             async with self._news:
@@ -61,12 +63,17 @@ class Jobs:
             return job
         return None
 
-    async def renew(self, lease: Lease, **report: Any) -> Orders:
+    async def renew(self, lease: Lease, *, stage: Stage, **report: Any) -> Orders:
         """`JobStore.renew`; while the service goes down the answer is to release."""
+        self._warm.add(stage)
         orders: Orders = await self._in_writer("renew", lease, **report)
         if report.get("step") is not None or report.get("checkpoint") is not None:
             await _wake(self._stories)
         return orders.model_copy(update={"release": self._draining})
+
+    async def cold(self) -> list[Stage]:
+        """Stages from which no worker has been heard yet: their weights are still loading."""
+        return [stage for stage in STAGES if stage not in self._warm]
 
     async def events(self, job_id: str, *, after: int) -> list[Event]:
         """`JobStore.events` that waits some seconds for one, so that a reader learns of it at once."""
@@ -139,9 +146,13 @@ class JobsClient:
         job: Job | None = await self._retried(self._handle.claim, stage, worker=worker, lease_seconds=lease_seconds)
         return job
 
-    async def renew(self, lease: Lease, **report: Any) -> Orders:
-        orders: Orders = await self._retried(self._handle.renew, lease, **report)
+    async def renew(self, lease: Lease, *, stage: Stage, **report: Any) -> Orders:
+        orders: Orders = await self._retried(self._handle.renew, lease, stage=stage, **report)
         return orders
+
+    async def cold(self) -> list[Stage]:
+        stages: list[Stage] = await self._retried(self._handle.cold)
+        return stages
 
     async def events(self, job_id: str, *, after: int) -> list[Event]:
         events: list[Event] = await self._retried(self._handle.events, job_id, after=after)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from groundwork.config import FrozenModel
 from groundwork.errors import RunError
 
 Status = Literal["queued", "in_progress", "completed", "failed"]
 Stage = Literal["denoise", "decode"]
+STAGES: tuple[Stage, ...] = get_args(Stage)
 
 
 class JobSettings(FrozenModel):

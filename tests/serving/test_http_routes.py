@@ -17,7 +17,7 @@ from serving import results
 from serving.app import create_app
 from serving.card import ModelCard
 from serving.desk import Desk
-from serving.jobs.job import Event, Lease
+from serving.jobs.job import Event, Lease, Stage
 from serving.jobs.sqlite import SqliteJobStore
 
 
@@ -27,6 +27,7 @@ class LocalJobs:
     def __init__(self, store: SqliteJobStore) -> None:
         self.store = store
         self.broken: Exception | None = None
+        self.waiting_for: list[Stage] = []
 
     async def call(self, method: str, *args: Any, **kwargs: Any) -> Any:
         if self.broken is not None:
@@ -35,6 +36,9 @@ class LocalJobs:
 
     async def events(self, job_id: str, *, after: int) -> list[Event]:
         return self.store.events(job_id, after=after)
+
+    async def cold(self) -> list[Stage]:
+        return self.waiting_for
 
 
 class LocalPrompts:
@@ -204,6 +208,14 @@ def test_what_fails_here_is_said_without_its_secrets(
     assert answer.json()["error"]["type"] == "server_error"
     assert "secret" not in answer.text
     assert client.get("/healthz").status_code == 200
+
+
+def test_the_service_is_ready_once_every_stage_has_a_worker(client: TestClient, jobs: LocalJobs) -> None:
+    jobs.waiting_for = ["decode"]
+    answer = client.get("/readyz")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "no_capacity")
+    jobs.waiting_for = []
+    assert client.get("/readyz").json() == {"status": "ok", "queued": 0, "in_progress": 0, "outstanding_steps": 0}
 
 
 def test_the_list_pages_and_the_model_tells_its_limits(client: TestClient) -> None:

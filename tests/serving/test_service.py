@@ -16,6 +16,7 @@ import openai
 import pytest
 
 from groundwork.config import load_recipe
+from groundwork.errors import RunError
 from groundwork.media import probe, read_frames
 from groundwork.ray_session import ray_session
 from serving.config import CONFIGS, ServingConfig
@@ -211,6 +212,17 @@ def test_a_killed_denoiser_costs_no_job_and_changes_no_bit(url: str, state: Path
     assert video["x"]["latent_sha256"] == undisturbed["latent_sha256"]
     assert video["x"]["video_sha256"] == undisturbed["video_sha256"]
     assert not list((state / "results" / "jobs" / video_id / "states").rglob("*.safetensors"))
+
+
+def test_a_second_service_on_the_same_ray_is_refused_and_harms_nothing(
+    service: Service, weights: Path, config: ServingConfig
+) -> None:
+    with (
+        pytest.raises(RunError, match="runs on this Ray already"),
+        running(config, weights=str(weights), port=free_port()),
+    ):
+        pass
+    assert httpx.get(f"{service.url}/readyz").is_success
 
 
 def test_jobs_go_on_when_the_service_is_stopped_and_started_again(
