@@ -10,7 +10,7 @@ import pyarrow as pa
 
 @dataclass(frozen=True)
 class Video:
-    """A source before cutting. `status`: "ok", "failed" or "duplicate"; `reason`, `detail` say why. Size as displayed."""
+    """A source before cutting. `status`: ok, failed or duplicate; `reason`, `detail` say why. Size as displayed."""
 
     video_id: str
     uri: str
