@@ -23,6 +23,7 @@ class Stage(FrozenModel):
 class AutoencoderRecipe(FrozenModel):
     """Everything that decides the outcome of a training, except the machine."""
 
+    kind: Literal["autoencoder"] = "autoencoder"
     footage: Literal["demo"] | tuple[Path, ...] = Field("demo", description="'demo', or video files")
     fps: PositiveFloat = 8.0
     height: PositiveInt = 96
