@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -23,6 +23,7 @@ class PromptTooLongWarning(UserWarning):
     """A prompt was cut to the model's number of tokens."""
 
 
+@runtime_checkable
 class TextEncoder(Protocol):
     """What generation and the data stages need of a text encoder."""
 

@@ -66,9 +66,9 @@ class PackedBatch:
     timesteps: [clips] integers in 0..999; text_embeddings: per clip [n, text_width].
     """
 
-    latents: tuple[Float[Tensor, "c t h w"], ...]
+    latents: tuple[Float[Tensor, "c _ _ _"], ...]
     timesteps: Int[Tensor, " clips"]
-    text_embeddings: tuple[Float[Tensor, "n d"], ...]
+    text_embeddings: tuple[Float[Tensor, "_ d"], ...]
 
     def __post_init__(self) -> None:
         counts = (len(self.latents), len(self.text_embeddings), self.timesteps.shape[0])
