@@ -2,10 +2,11 @@
 
 import pytest
 import torch
+from torch import Tensor
+
 from cogvideox.autoencoder import Autoencoder, AutoencoderConfig, Posterior, Stream
 from cogvideox.autoencoder.layers import CausalConv3d
 from cogvideox.weights.autoencoder_keys import config_to_diffusers, from_diffusers_key, to_diffusers_key
-from torch import Tensor
 
 SMALL = AutoencoderConfig(block_widths=(8, 8, 16, 16), layers_per_block=1, norm_groups=4)
 PAIRS = {

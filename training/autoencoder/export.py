@@ -4,9 +4,10 @@ import json
 from pathlib import Path
 
 import torch
+from safetensors.torch import save_file
+
 from cogvideox.autoencoder import Autoencoder
 from cogvideox.weights.autoencoder_keys import config_to_diffusers, to_diffusers_key
-from safetensors.torch import save_file
 
 
 def export_autoencoder(

@@ -3,10 +3,11 @@
 from dataclasses import dataclass
 
 import torch.nn.functional as F
-from cogvideox.autoencoder import Posterior
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
+
+from cogvideox.autoencoder import Posterior
 
 SCALES = 3
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from cogvideox.autoencoder import Autoencoder
 from jaxtyping import UInt8
 
+from cogvideox.autoencoder import Autoencoder
 from training.autoencoder.footage import to_pixels
 
 

@@ -3,9 +3,10 @@
 from pathlib import Path
 from typing import Literal
 
+from pydantic import Field, PositiveFloat, PositiveInt
+
 from cogvideox.autoencoder import AutoencoderConfig
 from groundwork.config import FrozenModel
-from pydantic import Field, PositiveFloat, PositiveInt
 
 
 class Stage(FrozenModel):

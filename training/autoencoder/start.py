@@ -5,9 +5,10 @@ from contextlib import contextmanager
 from functools import partial
 
 import torch
+from torch import Tensor, nn
+
 from cogvideox.autoencoder import Autoencoder, Stream
 from cogvideox.autoencoder.layers import Downsample, ResidualBlock, Upsample
-from torch import Tensor, nn
 
 NOISE = 0.3  # how much of the random kernel stays beside the averaging one
 MEAN_GAIN = 3.0  # brings the first latents to about unit size
@@ -18,7 +19,7 @@ LOG_VARIANCE = -6.0  # of the first posteriors: with the usual 0 the noise would
 def start_as_pyramid(autoencoder: Autoencoder) -> None:
     """Residual branches add nothing, downsampling averages 2 x 2 pixels, upsampling repeats them (plus a little noise).
 
-    The posterior starts narrow. A deep autoencoder with 48-fold compression otherwise spends its first thousand steps finding that out.
+   
     """
     for module in autoencoder.modules():
         if isinstance(module, ResidualBlock):

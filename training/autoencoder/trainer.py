@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from cogvideox.autoencoder import Autoencoder
 from jaxtyping import Float
 from torch import Tensor
 
+from cogvideox.autoencoder import Autoencoder
 from training.autoencoder.export import export_autoencoder
 from training.autoencoder.footage import Reel, read_footage, training_batch, whole_frame_clips
 from training.autoencoder.losses import reconstruction_loss

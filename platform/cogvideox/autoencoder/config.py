@@ -23,7 +23,7 @@ class AutoencoderConfig:
     def __post_init__(self) -> None:
         if len(self.block_widths) < 2 or any(width % self.norm_groups for width in self.block_widths):
             raise ValueError(
-                f"block_widths={self.block_widths}: at least two widths, each a multiple of norm_groups={self.norm_groups}"
+                f"block_widths={self.block_widths}: at least two, each a multiple of norm_groups={self.norm_groups}"
             )
         if self.temporal_compression not in {2**level for level in range(len(self.block_widths))}:
             raise ValueError(

@@ -12,7 +12,9 @@ rounding) for less time and memory where no gradient is asked for:
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +26,18 @@ STRIP_BYTES = 64 * 2**20
 """About how large the padded input of a convolution may grow on a CPU before it is cut into strips of rows."""
 STRIP_BYTES_GPU = 2**30
 """The same on a GPU: below the 2 GiB at which its convolutions leave their fast path."""
+
+
+@dataclass(frozen=True)
+class NormFactors:
+    """What a norm comes to for given inputs, float32: (inputs - mean) * scale + shift.
+
+    The mean is taken off first: folded into the shift it would cost digits where it dwarfs the spread.
+    """
+
+    mean: Float[Tensor, "b c 1 1 1"]
+    scale: Float[Tensor, "b c t h w"]
+    shift: Float[Tensor, "b c t h w"]
 
 
 @cache
@@ -93,14 +107,13 @@ def row_strips(height: int, *, row_bytes: int, limit_bytes: int) -> Iterator[tup
     rows = max(1, min(height, limit_bytes // max(row_bytes, 1)))
     count = -(-height // rows)
     bounds = [round(height * index / count) for index in range(count + 1)]
-    return zip(bounds[:-1], bounds[1:], strict=True)
+    return pairwise(bounds)
 
 
 def scale_and_shift_(
     strip: Float[Tensor, "b c t h w"],
+    factors: NormFactors,
     *,
-    scale: Float[Tensor, "b c t2 h2 w2"],
-    shift: Float[Tensor, "b c t2 h2 w2"],
     first_row: int,
     zoom: int,
     opening: bool,
@@ -109,7 +122,8 @@ def scale_and_shift_(
 
     ``strip`` starts at row ``first_row`` of its frame. Of a clip's opening chunk the first latent frame is one frame.
     """
-    if scale.shape[2] == scale.shape[3] == 1:
+    scale, shift = factors.scale, factors.shift
+    if scale.shape[2:] == (1, 1, 1):
         strip.mul_(scale).add_(shift)
         return
     rows = torch.arange(first_row, first_row + strip.shape[3], device=strip.device) // zoom
@@ -128,14 +142,13 @@ def scale_and_shift_(
 def norm_silu_conv(
     inputs: Float[Tensor, "b c t h w"],
     *,
-    scale: Float[Tensor, "b c t2 h2 w2"],
-    shift: Float[Tensor, "b c t2 h2 w2"],
+    factors: NormFactors,
     conv: nn.Conv3d,
     tail: Float[Tensor, "b c k h w"] | None,
     zoom: int = 1,
     opening: bool = True,
 ) -> tuple[Float[Tensor, "b c2 t h w"], Float[Tensor, "b c k h w"]]:
-    """conv(SiLU(inputs * scale + shift)) behind the ``tail`` of the chunk before; returns it and the next tail.
+    """conv(SiLU((inputs - mean) * scale + shift)) behind the ``tail`` of the chunk before; also returns the next tail.
 
     Without a tail the first frame is repeated. A given tail is overwritten with the next one.
     """
@@ -154,8 +167,8 @@ def norm_silu_conv(
         top, bottom = max(start - 1, 0), min(stop + 1, height)
         padded = empty_video((batch, channels, frames + lead, bottom - top, width), like=inputs, dtype=dtype)
         body = padded[:, :, lead:]
-        body.copy_(inputs[:, :, :, top:bottom])
-        scale_and_shift_(body, scale=scale, shift=shift, first_row=top, zoom=zoom, opening=opening)
+        torch.sub(inputs[:, :, :, top:bottom], factors.mean, out=body)
+        scale_and_shift_(body, factors, first_row=top, zoom=zoom, opening=opening)
         F.silu(body, inplace=True)
         if fresh:
             padded[:, :, :lead] = body[:, :, :1]
@@ -196,7 +209,7 @@ def upsample(
     Among pixels enlarged from the same source the nine taps fall on four source pixels, so each of the four output
     positions has its own 2x2 kernel: 4 products instead of 9. A clip's opening frame is never repeated.
     """
-    batch, channels, frames, height, width = inputs.shape
+    batch, _, frames, height, width = inputs.shape
     dtype = compute_dtype(inputs)
     weight, bias = phase_kernels(conv.weight.to(dtype)), conv.bias
     bias = None if bias is None else bias.to(dtype).repeat(4)
@@ -214,7 +227,7 @@ def upsample(
 
 
 def phase_kernels(weight: Float[Tensor, "c2 c 3 3"]) -> Float[Tensor, "four_c2 c 2 2"]:
-    """The four 2x2 kernels (even and odd rows times even and odd columns) of a 3x3 kernel behind an enlargement by 2."""
+    """The 2x2 kernels (even, odd rows times even, odd columns) of a 3x3 kernel behind an enlargement by 2."""
 
     def fold(kernel: Tensor, dim: int) -> list[Tensor]:
         before, here, after = kernel.unbind(dim)

@@ -43,8 +43,8 @@ class PlainNorm(nn.GroupNorm):
     def forward(self, inputs: Video, condition: Video | None, stream: Stream) -> Video:  # type: ignore[override]  # noqa: ARG002
         return super().forward(inputs)
 
-    def factors(self, inputs: Video, condition: Video | None) -> tuple[Video, Video]:  # noqa: ARG002
-        """Scale and shift that the norm comes to for these inputs: ``b c 1 1 1``, float32."""
+    def factors(self, inputs: Video, condition: Video | None) -> fused.NormFactors:  # noqa: ARG002
+        """What the norm comes to for these inputs, one scale and shift per channel."""
         return group_factors(self, inputs)
 
 
@@ -70,20 +70,20 @@ class ConditionedNorm(nn.Module):
         shift = enlarge(self.shift(condition), like=inputs, first=stream.first)
         return torch.addcmul(shift, normed, scale)
 
-    def factors(self, inputs: Video, condition: Video | None) -> tuple[Video, Video]:
-        """Scale and shift that norm and condition come to, at the size of the condition, float32."""
+    def factors(self, inputs: Video, condition: Video | None) -> fused.NormFactors:
+        """What norm and condition come to, scale and shift at the size of the condition."""
         assert condition is not None, "the conditioned norm needs the latent"
-        scale, shift = group_factors(self.norm, inputs)
-        condition = condition.float()
+        plain, condition = group_factors(self.norm, inputs), condition.float()
         outer = fused.convolve(condition, self.scale, padding=(0, 0, 0))
-        return outer * scale, outer * shift + fused.convolve(condition, self.shift, padding=(0, 0, 0))
+        shift = fused.convolve(condition, self.shift, padding=(0, 0, 0)).addcmul(outer, plain.shift)
+        return fused.NormFactors(plain.mean, outer.mul_(plain.scale), shift)
 
 
-def group_factors(norm: nn.GroupNorm, inputs: Video) -> tuple[Video, Video]:
-    """Group norm of these inputs as a scale and a shift per channel, ``b c 1 1 1``, float32."""
+def group_factors(norm: nn.GroupNorm, inputs: Video) -> fused.NormFactors:
+    """Group norm of these inputs as a mean, a scale and a shift per channel."""
     mean, inverse = fused.group_statistics(inputs, groups=norm.num_groups, eps=norm.eps)
-    scale = inverse * rearrange(norm.weight.float(), "c -> 1 c 1 1 1")
-    return scale, rearrange(norm.bias.float(), "c -> 1 c 1 1 1") - mean * scale
+    weight, bias = (rearrange(vector.float(), "c -> 1 c 1 1 1") for vector in (norm.weight, norm.bias))
+    return fused.NormFactors(mean, inverse * weight, bias)
 
 
 def enlarge(small: Video, *, like: Video, first: bool) -> Video:
@@ -126,10 +126,14 @@ def norm_silu_conv(
     """Norm, SiLU and causal convolution: layer by layer where a gradient is asked for, fused where none is."""
     if torch.is_grad_enabled():
         return conv(F.silu(norm(inputs, condition, stream)), stream)  # type: ignore[no-any-return]
-    scale, shift = norm.factors(inputs, condition)
     zoom = 1 if condition is None else inputs.shape[3] // condition.shape[3]
     outputs, tail = fused.norm_silu_conv(
-        inputs, scale=scale, shift=shift, conv=conv, tail=stream.take(conv), zoom=zoom, opening=stream.first
+        inputs,
+        factors=norm.factors(inputs, condition),
+        conv=conv,
+        tail=stream.take(conv),
+        zoom=zoom,
+        opening=stream.first,
     )
     stream.put(conv, tail)
     return outputs
