@@ -24,6 +24,7 @@ from training.run_folder import SUMMARY, finished_summary, open_run
 from training.samples import write_samples
 from training.worker import PROGRESS, STOP, Job, run_worker
 
+_RAY_FOLDER = "work/ray"
 _POLL_SECONDS = 0.5
 _STOP_SECONDS = 30.0  # how long workers get to save after Ctrl-C
 
@@ -101,9 +102,9 @@ def _run_workers(job: Job, run: Storage, *, start: int) -> None:
     """Ray Train in a thread, so that this one can show progress and answer Ctrl-C."""
     run.delete(STOP)
     run.delete(PROGRESS)
+    run.delete_tree(_RAY_FOLDER)
     outcome: dict[str, Any] = {}
-    name = f"work/ray-{uuid.uuid4().hex[:8]}"  # never a name used before: Ray would resume by it
-    trainer = _trainer(job, run, name)
+    trainer = _trainer(job, run)
 
     def fit() -> None:
         try:
@@ -116,14 +117,15 @@ def _run_workers(job: Job, run: Storage, *, start: int) -> None:
     try:
         _show_progress(thread, run, total=job.recipe.num_steps, start=start)
     except KeyboardInterrupt:
-        get_logger("train").info("stopping: the workers save first (Ctrl-C again to leave at once)")
-        run.write_bytes(STOP, b"")
-        thread.join(_STOP_SECONDS)
+        if run.exists(PROGRESS):
+            get_logger("train").info("stopping: the workers save first (Ctrl-C again to leave at once)")
+            run.write_bytes(STOP, b"")
+            thread.join(_STOP_SECONDS)
         raise
     finally:
         if not thread.is_alive():
             with suppress(StorageError):
-                run.delete_tree(name)
+                run.delete_tree(_RAY_FOLDER)
     if "error" in outcome:
         raise _explain(outcome["error"], run) from outcome["error"]
     metrics = outcome["result"].metrics or {}
@@ -145,7 +147,7 @@ def _show_progress(thread: threading.Thread, run: Storage, *, total: int, start:
                     shown = facts["step"]
 
 
-def _trainer(job: Job, run: Storage, name: str) -> Any:
+def _trainer(job: Job, run: Storage) -> Any:
     """Ray Train v2 with gloo on CPUs. Ray keeps no checkpoints: the run has its own, durable ones."""
     prepare_environment()
     import torch
@@ -154,15 +156,14 @@ def _trainer(job: Job, run: Storage, name: str) -> Any:
 
     workers, use_gpu = job.recipe.workers, torch.cuda.is_available()
     resources = {"CPU": _cpus_per_worker(workers.count, workers.cpus)} | ({"GPU": 1.0} if use_gpu else {})
-    parent, own_name = name.rsplit("/", 1)
     return TorchTrainer(
         _worker_main,
         train_loop_config={"recipe": job.recipe.model_dump_json(), "dataset": job.dataset, "out": job.out},
         torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo", timeout_s=workers.timeout_seconds),
         scaling_config=ScalingConfig(num_workers=workers.count, use_gpu=use_gpu, resources_per_worker=resources),
         run_config=RunConfig(
-            name=own_name,
-            storage_path=run.path(parent),
+            name=uuid.uuid4().hex[:8],  # never one used before: Ray would resume by it
+            storage_path=run.path(_RAY_FOLDER),
             storage_filesystem=None if run.is_local else run.filesystem,
             failure_config=FailureConfig(max_failures=workers.max_failures),
             checkpoint_config=CheckpointConfig(num_to_keep=1),

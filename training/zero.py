@@ -39,7 +39,9 @@ class ZeroEngine:
         self.rank, self.world, self._stage = dist.get_rank(), dist.get_world_size(), stage
         self._autocast = autocast
         # The rate is 0 until the first update: DeepSpeed takes an empty step to make the optimiser's tensors.
-        optimizer = torch.optim.AdamW(module.parameters(), lr=0.0, betas=betas, eps=eps, weight_decay=weight_decay)
+        optimizer = torch.optim.AdamW(
+            module.parameters(), lr=0.0, betas=betas, eps=eps, weight_decay=weight_decay, fused=True
+        )
         self._engine = _initialize(module, optimizer, stage=stage, whole=whole, gradient_clip=gradient_clip)
         self._parameters = {
             name.removeprefix(prefix): parameter for name, parameter in self._engine.module.named_parameters()
@@ -126,7 +128,7 @@ class ZeroEngine:
         """Zero moments for every shard, at step 0, so that they can be set before the first update."""
         for tensor in self._flat_shards():
             state = self._inner.state[tensor]
-            state.setdefault("step", torch.zeros((), dtype=torch.float32)).zero_()
+            state.setdefault("step", torch.zeros((), dtype=torch.float32, device=tensor.device)).zero_()
             for kind in MOMENTS:
                 state.setdefault(kind, torch.zeros_like(tensor))
         if self._stage < 3:  # stage 3 looks its shards up by itself

@@ -57,7 +57,7 @@ def losses(run: str) -> list[str]:
     return [np.float32(row.loss).tobytes().hex() for row in read_metrics(open_storage(run))]
 
 
-def wait_for(condition: Callable[[], Any], *, seconds: float = 150.0) -> Any:
+def wait_for(condition: Callable[[], Any], *, seconds: float = 280.0) -> Any:
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         if found := condition():
@@ -83,7 +83,7 @@ def test_a_run_leaves_everything_the_contract_names(undisturbed: dict[str, Any])
     page = (run / "report" / "index.html").read_text()
     assert page.count("<svg") == 5
     assert "http" not in page.replace("http-equiv", "")
-    assert not [path for path in (run / "work").iterdir() if path.name.startswith("ray-")]
+    assert not (run / "work" / "ray").exists()
 
 
 def test_the_weights_are_a_whole_pipeline_of_the_average(undisturbed: dict[str, Any]) -> None:
@@ -125,7 +125,7 @@ def test_a_killed_worker_is_replaced_and_nothing_changes(
     victims = workers_below(os.getpid())
     assert len(victims) == 2
     victims[1].send_signal(signal.SIGKILL)
-    run.join(240)
+    run.join(500)
     assert losses(str(tmp_path)) == losses(undisturbed["run"])
     assert outcome["weights_sha256"] == undisturbed["weights_sha256"]
     assert not victims[1].is_running()
