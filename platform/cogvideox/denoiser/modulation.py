@@ -54,10 +54,9 @@ def segment_norm(
     """Layer norm with a weight and bias per segment."""
     weight, bias, _ = modulation
     width = tokens.shape[-1:]
-    if len(layout.segments) <= _MAX_LOOPED_SEGMENTS:
-        return torch.cat(
-            [F.layer_norm(tokens[s], width, w, b, eps) for s, w, b in zip(layout.segments, weight, bias, strict=True)]
-        )
+    if len(layout.segment_lengths) <= _MAX_LOOPED_SEGMENTS:
+        parts = zip(torch.split(tokens, layout.segment_lengths), weight, bias, strict=True)
+        return torch.cat([F.layer_norm(part, width, w, b, eps) for part, w, b in parts])
     segment = layout.segment_of_token(tokens.device)
     return torch.addcmul(bias[segment], F.layer_norm(tokens, width, eps=eps), weight[segment])
 
@@ -66,7 +65,8 @@ def add_gated(
     tokens: Float[Tensor, "n d"], change: Float[Tensor, "n d"], gate: Float[Tensor, "segments d"], *, layout: Layout
 ) -> Float[Tensor, "n d"]:
     """tokens + gate·change with a gate per segment."""
-    if len(layout.segments) <= _MAX_LOOPED_SEGMENTS:
-        pieces = [torch.addcmul(tokens[s], change[s], g) for s, g in zip(layout.segments, gate, strict=True)]
-        return torch.cat(pieces)
+    if len(layout.segment_lengths) <= _MAX_LOOPED_SEGMENTS:
+        # Split, not slices: the gradient of a slice is as large as the whole row.
+        halves = (torch.split(x, layout.segment_lengths) for x in (tokens, change))
+        return torch.cat([torch.addcmul(*parts) for parts in zip(*halves, gate, strict=True)])
     return torch.addcmul(tokens, change, gate[layout.segment_of_token(tokens.device)])

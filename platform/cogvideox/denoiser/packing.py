@@ -33,10 +33,14 @@ class Layout:
         return tuple(text + grid.num_tokens for text, grid in zip(self.text_lengths, self.grids, strict=True))
 
     @property
+    def segment_lengths(self) -> list[int]:
+        """Tokens per segment."""
+        return [n for text, grid in zip(self.text_lengths, self.grids, strict=True) for n in (text, grid.num_tokens)]
+
+    @property
     def segments(self) -> tuple[slice, ...]:
         """Runs of tokens of one clip and one modality: text 0, video 0, text 1, ..."""
-        lengths = [n for text, grid in zip(self.text_lengths, self.grids, strict=True) for n in (text, grid.num_tokens)]
-        borders = list(accumulate(lengths, initial=0))
+        borders = list(accumulate(self.segment_lengths, initial=0))
         return tuple(slice(a, b) for a, b in pairwise(borders))
 
     @property
@@ -44,18 +48,14 @@ class Layout:
         """Length of the row."""
         return sum(self.clip_lengths)
 
-    def video_segments(self) -> tuple[slice, ...]:
-        """The runs that hold video tokens, one per clip."""
-        return self.segments[1::2]
-
     def cu_seqlens(self, device: torch.device) -> Int[Tensor, " borders"]:
         """Borders between clips, from 0 to the number of tokens, as variable-length attention wants them."""
         return torch.tensor(list(accumulate(self.clip_lengths, initial=0)), dtype=torch.int32, device=device)
 
     def segment_of_token(self, device: torch.device) -> Int[Tensor, " n"]:
         """Index into `segments` for every token."""
-        lengths = torch.tensor([s.stop - s.start for s in self.segments], device=device)
-        return torch.repeat_interleave(torch.arange(len(self.segments), device=device), lengths)
+        lengths = torch.tensor(self.segment_lengths, device=device)
+        return torch.repeat_interleave(torch.arange(len(lengths), device=device), lengths)
 
 
 @dataclass(frozen=True)
