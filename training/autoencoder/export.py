@@ -28,6 +28,7 @@ def export_autoencoder(
         to_diffusers_key(key): value.detach().to(dtype).contiguous() for key, value in autoencoder.state_dict().items()
     }
     save_file(tensors, folder / "weights.partial", metadata={"format": "pt"})
+    (folder / "weights.partial").chmod(0o644)  # safetensors writes for the owner only
     (folder / "weights.partial").replace(folder / "diffusion_pytorch_model.safetensors")
     (folder / "config.partial").write_text(json.dumps(config, indent=2) + "\n")
     (folder / "config.partial").replace(folder / "config.json")

@@ -38,14 +38,16 @@ class Decoder(nn.Module):
     def __init__(self, config: AutoencoderConfig) -> None:
         super().__init__()
         widths = config.block_widths[::-1]
-        norm = {"groups": config.norm_groups, "eps": config.norm_eps, "condition_channels": config.latent_channels}
+        groups, eps, channels = config.norm_groups, config.norm_eps, config.latent_channels
         self.conv_in = CausalConv3d(config.latent_channels, widths[0])
-        self.middle = nn.ModuleList(ResidualBlock(widths[0], widths[0], **norm) for _ in range(2))
+        self.middle = nn.ModuleList(
+            ResidualBlock(widths[0], widths[0], groups=groups, eps=eps, condition_channels=channels) for _ in range(2)
+        )
         self.stages = nn.ModuleList(
             DecoderStage(widths[max(level - 1, 0)], width, config=config, level=level)
             for level, width in enumerate(widths)
         )
-        self.norm_out = ConditionedNorm(widths[-1], **norm)
+        self.norm_out = ConditionedNorm(widths[-1], groups=groups, eps=eps, condition_channels=channels)
         self.conv_out = CausalConv3d(widths[-1], config.pixel_channels)
 
     def forward(self, latent: Float[Tensor, "b c t h w"], stream: Stream) -> Float[Tensor, "b 3 t2 h2 w2"]:

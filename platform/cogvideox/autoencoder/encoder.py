@@ -37,13 +37,14 @@ class Encoder(nn.Module):
     def __init__(self, config: AutoencoderConfig) -> None:
         super().__init__()
         widths = config.block_widths
-        norm = {"groups": config.norm_groups, "eps": config.norm_eps}
         self.conv_in = CausalConv3d(config.pixel_channels, widths[0])
         self.stages = nn.ModuleList(
             EncoderStage(widths[max(level - 1, 0)], width, config=config, level=level)
             for level, width in enumerate(widths)
         )
-        self.middle = nn.ModuleList(ResidualBlock(widths[-1], widths[-1], **norm) for _ in range(2))
+        self.middle = nn.ModuleList(
+            ResidualBlock(widths[-1], widths[-1], groups=config.norm_groups, eps=config.norm_eps) for _ in range(2)
+        )
         self.norm_out = PlainNorm(config.norm_groups, widths[-1], eps=config.norm_eps)
         self.conv_out = CausalConv3d(widths[-1], 2 * config.latent_channels)
 

@@ -58,19 +58,19 @@ def convolve(
     """The convolution of ``conv`` at stride 1 with another zero padding, in ``inputs``' type."""
     weight = conv.weight.to(inputs.dtype)
     bias = None if conv.bias is None else conv.bias.to(inputs.dtype)
-    if inputs.device.type == "cpu" and torch.backends.mkldnn.is_available():
+    if inputs.device.type == "cpu" and torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         ones = (1, 1, 1)
-        return torch.mkldnn_convolution(inputs, weight, bias, padding, ones, ones, 1)  # type: ignore[no-any-return]
+        return torch.mkldnn_convolution(inputs, weight, bias, padding, ones, ones, 1)
     return F.conv3d(inputs, weight, bias, padding=padding)
 
 
 def pointwise_add_(target: Float[Tensor, "b c2 t h w"], inputs: Float[Tensor, "b c t h w"], conv: nn.Conv3d) -> None:
     """Adds a 1x1x1 convolution of ``inputs`` to ``target`` in place."""
-    weight = rearrange(conv.weight, "c2 c 1 1 1 -> c c2")
+    weight = rearrange(conv.weight, "c2 c 1 1 1 -> c c2").to(target.dtype)
     for ours, theirs in zip(target, inputs, strict=True):
         rows = rearrange(ours, "c t h w -> t h w c")
         flat = rows.view(-1, rows.shape[-1]) if rows.is_contiguous() else None
-        source = rearrange(theirs, "c t h w -> (t h w) c")
+        source = rearrange(theirs, "c t h w -> (t h w) c").to(target.dtype)
         if flat is None:
             rows.add_(rearrange(source @ weight, "(t h w) c -> t h w c", t=rows.shape[0], h=rows.shape[1]))
         else:
@@ -99,7 +99,7 @@ def group_statistics(
     group_variance = variance.mean(dim=2, keepdim=True) + (mean - group_mean).square().mean(dim=2, keepdim=True)
     inverse = torch.rsqrt(group_variance + eps)
     wide = mean.shape[2]
-    return tuple(rearrange(x.expand(-1, -1, wide), "b g c -> b (g c) 1 1 1") for x in (group_mean, inverse))  # type: ignore[return-value]
+    return tuple(rearrange(x.expand(-1, -1, wide), "b g c -> b (g c) 1 1 1") for x in (group_mean, inverse))
 
 
 def row_strips(height: int, *, row_bytes: int, limit_bytes: int) -> Iterator[tuple[int, int]]:
@@ -135,7 +135,7 @@ def scale_and_shift_(
         strip[:, :, :1].mul_(large[0][:, :, :1]).add_(large[1][:, :, :1])
         strip, large = strip[:, :, 1:], [factor[:, :, 1:] for factor in large]
     if strip.shape[2]:
-        grouped = strip.unflatten(2, (large[0].shape[2], -1))
+        grouped = rearrange(strip, "b c (t group) h w -> b c t group h w", t=large[0].shape[2])
         grouped.mul_(large[0].unsqueeze(3)).add_(large[1].unsqueeze(3))
 
 

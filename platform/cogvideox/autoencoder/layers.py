@@ -160,7 +160,7 @@ class Downsample(nn.Conv2d):
             inputs = torch.cat([opening, pairs.mean(dim=3)], dim=2)
         batch = inputs.shape[0]
         frames = F.pad(rearrange(inputs, "b c t h w -> (b t) c h w"), (0, 1, 0, 1))
-        return rearrange(super().forward(frames), "(b t) c h w -> b c t h w", b=batch)
+        return rearrange(super().forward(frames), "(b t) c h w -> b c t h w", b=batch)  # type: ignore[no-any-return]
 
 
 class Upsample(nn.Conv2d):
@@ -180,6 +180,6 @@ class Upsample(nn.Conv2d):
         frames = F.interpolate(rearrange(inputs, "b c t h w -> (b t) c h w"), scale_factor=2.0)
         outputs = rearrange(super().forward(frames), "(b t) c h w -> b c t h w", b=batch)
         if not self.expand_time:
-            return outputs
+            return outputs  # type: ignore[no-any-return]
         opening, rest = outputs[:, :, : int(stream.first)], outputs[:, :, int(stream.first) :]
         return torch.cat([opening, repeat(rest, "b c t h w -> b c (t two) h w", two=2)], dim=2)

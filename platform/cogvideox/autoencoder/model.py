@@ -37,7 +37,7 @@ class Autoencoder(nn.Module):
         """
         shape.latent_frames(pixels.shape[2], temporal_compression=self.config.temporal_compression)
         shape.latent_size(pixels.shape[3], pixels.shape[4], spatial_compression=self.config.spatial_compression)
-        parts = pixels.split(1) if slicing else [pixels]
+        parts = torch.split(pixels, 1) if slicing else (pixels,)
         return Posterior.from_moments(torch.cat([self._encode(part, tiling) for part in parts]))
 
     def decode(
@@ -49,7 +49,7 @@ class Autoencoder(nn.Module):
         """
         self._check(latent)
         if slicing and latent.shape[0] > 1:
-            return torch.cat([self.decode(sample, tiling=tiling) for sample in latent.split(1)])
+            return torch.cat([self.decode(sample, tiling=tiling) for sample in torch.split(latent, 1)])
         if tiling is None:
             return torch.cat(list(self.decode_frames(latent)), dim=2)
         return self._decode_tiled(latent, tiling)

@@ -34,4 +34,4 @@ class Posterior:
     def kl(self) -> Float[Tensor, " b"]:
         """Divergence from the standard normal in nats, summed over each sample's latent."""
         terms = self.mean.square() + self.log_variance.exp() - 1.0 - self.log_variance
-        return 0.5 * reduce(terms, "b c t h w -> b", "sum")
+        return 0.5 * reduce(terms, "b c t h w -> b", "sum")  # type: ignore[no-any-return]
