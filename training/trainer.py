@@ -121,6 +121,8 @@ def _run_workers(job: Job, run: Storage, *, start: int) -> None:
             get_logger("train").info("stopping: the workers save first (Ctrl-C again to leave at once)")
             run.write_bytes(STOP, b"")
             thread.join(_STOP_SECONDS)
+            if "error" in outcome:
+                get_logger("train").warning("the workers ended before they saved: %s", outcome["error"])
         raise
     finally:
         if not thread.is_alive():
