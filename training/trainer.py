@@ -111,21 +111,24 @@ def _run_workers(job: Job, run: Storage, *, start: int) -> None:
             outcome["result"] = trainer.fit()
         except BaseException as error:
             outcome["error"] = error
+        finally:
+            ended.set()
 
-    thread = threading.Thread(target=fit, name="ray-train", daemon=True)
-    thread.start()
+    # An event, because joining a thread that was interrupted once takes it for ended (Python 3.11, bpo-45274).
+    ended = threading.Event()
+    threading.Thread(target=fit, name="ray-train", daemon=True).start()
     try:
-        _show_progress(thread, run, total=job.recipe.num_steps, start=start)
+        _show_progress(ended, run, total=job.recipe.num_steps, start=start)
     except KeyboardInterrupt:
         if run.exists(PROGRESS):
             get_logger("train").info("stopping: the workers save first (Ctrl-C again to leave at once)")
             run.write_bytes(STOP, b"")
-            thread.join(_STOP_SECONDS)
+            ended.wait(_STOP_SECONDS)
             if "error" in outcome:
                 get_logger("train").warning("the workers ended before they saved: %s", outcome["error"])
         raise
     finally:
-        if not thread.is_alive():
+        if ended.is_set():
             with suppress(StorageError):
                 run.delete_tree(_RAY_FOLDER)
     if "error" in outcome:
@@ -135,11 +138,10 @@ def _run_workers(job: Job, run: Storage, *, start: int) -> None:
         raise StorageError(metrics["failed"], metrics["hint"])
 
 
-def _show_progress(thread: threading.Thread, run: Storage, *, total: int, start: int) -> None:
+def _show_progress(ended: threading.Event, run: Storage, *, total: int, start: int) -> None:
     shown = start
     with Progress("train", total=total, unit="step", initial=start) as progress:
-        while thread.is_alive():
-            thread.join(_POLL_SECONDS)
+        while not ended.wait(_POLL_SECONDS):
             with suppress(StorageError):
                 if run.exists(PROGRESS):
                     facts = run.read_json(PROGRESS)
