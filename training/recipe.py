@@ -86,7 +86,7 @@ class SampleSettings(FrozenModel):
 
     count: int = Field(default=0, ge=0)
     num_steps: int = Field(default=20, gt=0)
-    guidance_scale: float = Field(default=3.0, ge=1)
+    guidance_scale: float = Field(default=1.5, ge=1)
 
 
 class TrainRecipe(FrozenModel):

@@ -17,7 +17,7 @@ LARGE = ModelCard.of(COGVIDEOX_1_5_5B, sizes=("1360x768", "720x480"), steps=None
 def test_what_is_not_asked_for_comes_from_the_card() -> None:
     settings = settle(CreateVideo(prompt="a bunny"), CARD)
     assert (settings.width, settings.height, settings.num_frames, settings.fps) == (144, 96, 17, 8)
-    assert (settings.steps, settings.guidance_scale, settings.seconds) == (TOY.num_steps, 6.0, "2")
+    assert (settings.steps, settings.guidance_scale, settings.seconds) == (TOY.num_steps, TOY.guidance_scale, "2")
 
 
 def test_a_seed_is_drawn_when_none_is_given_and_kept_when_one_is() -> None:
