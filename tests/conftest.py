@@ -22,7 +22,7 @@ SHARED_FOOTAGE = Path(__file__).resolve().parents[2] / "shared" / "data" / "vide
 @pytest.fixture(scope="session")
 def sample_videos() -> dict[str, Path]:
     """The clips that arrive inside test dependencies, by file name."""
-    from conductor.footage import sample_footage
+    from groundwork.footage import sample_footage
 
     return {path.name: path for path in sample_footage()}
 

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+import socket
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from conductor.client import create_and_download
-from conductor.footage import SAMPLES, sample_footage
 from conductor.usage import measured
 from groundwork import media
 from groundwork.commands import Command, Options
 from groundwork.config import load_recipe
 from groundwork.errors import InputError
+from groundwork.footage import SAMPLES, sample_footage
 from groundwork.ray_session import ray_session
 from groundwork.storage import open_storage
 from groundwork.telemetry import Progress, get_logger
@@ -132,7 +133,6 @@ class _Stages:
 
 def _curate(options: DemoOptions, places: Places, inputs: list[str]) -> dict[str, Any]:
     from data_pipeline.pipeline import curate
-
     from data_pipeline.recipe import RECIPES, CurateRecipe
 
     recipe = load_recipe(CurateRecipe, options.preset, folder=RECIPES)
@@ -140,9 +140,8 @@ def _curate(options: DemoOptions, places: Places, inputs: list[str]) -> dict[str
 
 
 def _train(options: DemoOptions, places: Places) -> dict[str, Any]:
-    from training.trainer import train
-
     from training.recipe import RECIPES, TrainRecipe
+    from training.trainer import train
 
     recipe = load_recipe(TrainRecipe, options.preset, folder=RECIPES)
     return train(recipe, dataset=str(places.dataset), out=str(places.run))
@@ -157,7 +156,7 @@ def _first_caption(places: Places) -> str:
 
 def _serve(options: DemoOptions, places: Places, prompt: str) -> dict[str, Any]:
     weights_hash = _tree_hash(places.weights)
-    request = {"prompt": prompt, "model": "toy", "x": {"seed": options.seed}}
+    request = {"prompt": prompt, "model": "toy", "seed": options.seed}
     if places.job.is_file() and places.video.is_file():
         before: dict[str, Any] = json.loads(places.job.read_text())
         if before["request"] == request and before["weights_sha256"] == weights_hash:
@@ -166,7 +165,7 @@ def _serve(options: DemoOptions, places: Places, prompt: str) -> dict[str, Any]:
     from serving.service import running
 
     config = load_recipe(ServingConfig, options.preset, folder=CONFIGS)
-    with running(config, weights=str(places.weights), host="127.0.0.1", port=options.port) as url:
+    with running(config, weights=str(places.weights), host="127.0.0.1", port=options.port or _free_port()) as url:
         log.info("service at %s", url)
         with Progress("generate", total=100, unit="%") as progress:
             shown = 0
@@ -187,6 +186,13 @@ def _serve(options: DemoOptions, places: Places, prompt: str) -> dict[str, Any]:
     }
     places.job.write_text(json.dumps(job, indent=2) + "\n")
     return job
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
 
 
 def _tree_hash(folder: Path) -> str:

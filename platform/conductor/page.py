@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from cogvideox.variants import VARIANTS
 from cogvideox.weights import load_autoencoder
 from conductor.films import Film, films, mp4_bytes, psnr
-from conductor.footage import SAMPLES
+from groundwork.footage import SAMPLES
 from groundwork.storage import open_storage
 
 if TYPE_CHECKING:

@@ -1,6 +1,7 @@
 """Counting pixels into latents into tokens."""
 
 import pytest
+
 from cogvideox import shape
 
 

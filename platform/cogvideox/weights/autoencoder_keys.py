@@ -1,4 +1,4 @@
-"""Translates tensor names and configuration of the autoencoder between ours and diffusers' (``AutoencoderKLCogVideoX``)."""
+"""Translates tensor names and configuration of the autoencoder between ours and diffusers'."""
 
 import re
 from collections.abc import Mapping
