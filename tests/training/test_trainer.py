@@ -94,7 +94,7 @@ def test_the_weights_are_a_whole_pipeline_of_the_average(undisturbed: dict[str, 
     assert video.shape == (9, 32, 48, 3)
     average = load_denoiser(undisturbed["weights"])
     plain = load_denoiser(Path(undisturbed["weights"]) / "plain" / "transformer")
-    gaps = [float((a - b).abs().max()) for a, b in zip(average.parameters(), plain.parameters(), strict=True)]
+    gaps = [float((a - b).detach().abs().max()) for a, b in zip(average.parameters(), plain.parameters(), strict=True)]
     assert 0 < max(gaps) < 0.1
     assert all(torch.isfinite(parameter).all() for parameter in plain.parameters())
 
