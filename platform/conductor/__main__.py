@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from conductor import demo, doctor, generate, submit
+from conductor import convert, demo, doctor, generate, submit
 from groundwork.commands import Command, not_built, run_command_line
 
 PROGRAM = "cvx"
@@ -32,9 +32,9 @@ COMMANDS: tuple[Command, ...] = (
     demo.COMMAND,
     doctor.COMMAND,
     generate.COMMAND,
+    convert.COMMAND,
     submit.COMMAND,
     not_built("evaluate", "VAE and video metrics of a weights folder"),
-    not_built("convert", "published checkpoint layouts, both ways"),
     not_built("pipeline", "curate → train → evaluate → deploy as one resumable job"),
 )
 

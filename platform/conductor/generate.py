@@ -30,10 +30,10 @@ class GenerateOptions(Options):
     """Pixel frames, 4N+1. Default: the model card's."""
     size: str | None = None
     """WIDTHxHEIGHT in pixels. Default: the model card's."""
-    steps: int = 50
-    """Sampler steps."""
-    guidance_scale: float = 6.0
-    """Weight of the prompt against no prompt."""
+    steps: int | None = None
+    """Sampler steps. Default: the model card's."""
+    guidance_scale: float | None = None
+    """Weight of the prompt against no prompt. Default: the model card's."""
 
 
 def parse_size(size: str) -> tuple[int, int]:
@@ -52,20 +52,24 @@ def generate(options: GenerateOptions) -> dict[str, Any]:
     card = model.variant
     height, width = parse_size(options.size) if options.size else (card.height, card.width)
     num_frames = options.num_frames or card.num_frames
-    with Progress("sample", total=options.steps, unit="step") as progress:
-        frames = model.generate(
-            options.prompt,
-            negative_prompt=options.negative_prompt,
-            num_frames=num_frames,
-            height=height,
-            width=width,
-            num_steps=options.steps,
-            guidance_scale=options.guidance_scale,
-            seed=options.seed,
-            callback=lambda _: progress.update(),
-        )
+    num_steps = options.steps or card.num_steps
+    with Progress("sample", total=num_steps, unit="step") as progress:
+        try:
+            frames = model.generate(
+                options.prompt,
+                negative_prompt=options.negative_prompt or None,
+                num_frames=num_frames,
+                height=height,
+                width=width,
+                num_steps=num_steps,
+                guidance_scale=options.guidance_scale,
+                seed=options.seed,
+                callback=lambda _: progress.update(),
+            )
+        except ValueError as error:
+            raise UsageError(f"{card.name} cannot make this video: {error}") from error
     Path(options.out).parent.mkdir(parents=True, exist_ok=True)
-    media.write_video(options.out, frames, fps=card.fps)
+    media.write_video(options.out, frames.numpy(), fps=card.fps)
     return {"out": options.out, "num_frames": len(frames), "height": height, "width": width, "fps": card.fps}
 
 

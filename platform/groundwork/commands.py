@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import signal
@@ -57,6 +58,7 @@ class Command:
     run: Callable[..., Any]
     recipes: Recipes | None = None
     text: Callable[[Any], str] | None = None
+    built: bool = True
 
 
 def not_built(name: str, summary: str) -> Command:
@@ -65,7 +67,7 @@ def not_built(name: str, summary: str) -> Command:
     def refuse(*_: object) -> NoReturn:
         raise NotBuiltError(f"'{name}' is not built yet.", "The README lists what works and what does not yet.")
 
-    return Command(name=name, summary=f"{summary} (not built yet)", options=Options, run=refuse)
+    return Command(name=name, summary=f"{summary} (not built yet)", options=Options, run=refuse, built=False)
 
 
 def run_command_line(
@@ -108,8 +110,12 @@ def report_error(error: PlatformError) -> int:
 
 
 def _run(program: str, command: Command, argv: list[str]) -> int:
+    if not command.built:
+        command.run()
     arguments = _parse(f"{program} {command.name}", command, argv)
-    result = command.run(*arguments)
+    # Standard output belongs to the result: what libraries print on the way goes to standard error.
+    with contextlib.redirect_stdout(sys.stderr):
+        result = command.run(*arguments)
     if arguments[0].json_:
         print(json.dumps(result, indent=2, default=str))
     elif command.text is not None and result is not None:

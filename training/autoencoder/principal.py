@@ -12,10 +12,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cogvideox.autoencoder import Autoencoder
+from cogvideox.autoencoder.layers import ResidualBlock
 from training.autoencoder.footage import Reel, frame_indices, to_pixels
 
 _BLOCK = (4, 8, 8)  # pixel frames, rows and columns behind one latent
 _LOG_VARIANCE = -6.0
+_STEADY = 8.0  # well above what other channels reach
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,8 @@ class PrincipalComponents:
     """
 
     kernel: Float[Tensor, "c 3 4 8 8"]
+    weight: Float[Tensor, " c"]
+    """What an error in each latent costs in pixels, relative to the mean."""
 
     @classmethod
     def of(cls, reels: Sequence[Reel], *, fps: float, latent_channels: int) -> PrincipalComponents:
@@ -38,12 +42,18 @@ class PrincipalComponents:
         largest = directions.gather(1, directions.abs().argmax(dim=1, keepdim=True))
         unit = spread[:latent_channels] / len(blocks) ** 0.5
         kernel = directions * largest.sign() / unit[:, None]
-        return cls(rearrange(kernel, "c (a t h w) -> c a t h w", a=3, t=_BLOCK[0], h=_BLOCK[1], w=_BLOCK[2]))
+        kernel = rearrange(kernel, "c (a t h w) -> c a t h w", a=3, t=_BLOCK[0], h=_BLOCK[1], w=_BLOCK[2])
+        return cls(kernel, unit / unit.mean())
 
     def encode(self, pixels: Float[Tensor, "b 3 t h w"]) -> Float[Tensor, "b c t2 h2 w2"]:
         """The latent a clip should have: its first frame fills a block of its own, as in the autoencoder."""
         first = pixels[:, :, :1].expand(-1, -1, _BLOCK[0] - 1, -1, -1)
-        return F.conv3d(torch.cat([first, pixels], dim=2), self.kernel.to(pixels), stride=_BLOCK)
+        latent: Tensor = F.conv3d(torch.cat([first, pixels], dim=2), self.kernel.to(pixels), stride=_BLOCK)
+        return latent
+
+    def distance(self, latent: Float[Tensor, "b c t h w"], target: Float[Tensor, "b c t h w"]) -> Float[Tensor, ""]:
+        """Mean absolute difference, each channel weighted by what it costs in pixels."""
+        return ((latent - target).abs() * self.weight.to(latent)[:, None, None, None]).mean()
 
 
 def _blocks(reel: Reel, *, fps: float) -> Float[Tensor, "n d"]:
@@ -57,9 +67,18 @@ def _blocks(reel: Reel, *, fps: float) -> Float[Tensor, "n d"]:
 
 
 @torch.no_grad()
-def start_with_narrow_posterior(autoencoder: Autoencoder) -> None:
-    """With a log-variance of 0, as random weights give it, the noise would drown the latents for hundreds of steps."""
-    last = autoencoder.encoder.conv_out
+def prepare(autoencoder: Autoencoder) -> None:
+    """Narrow the first posterior, and let a clip's own brightness and colour pass the encoder's last norm.
+
+    A log-variance of 0, as random weights give it, would drown the latents in noise for hundreds of steps. A group norm
+    subtracts each clip's mean: with one large constant channel in every group it changes little but the scale.
+    """
+    encoder = autoencoder.encoder
+    last = encoder.conv_out
     last.weight.chunk(2)[1].mul_(0.1)
-    if last.bias is not None:
-        last.bias.chunk(2)[1].fill_(_LOG_VARIANCE)
+    assert last.bias is not None
+    last.bias.chunk(2)[1].fill_(_LOG_VARIANCE)
+    block = encoder.middle[-1]
+    assert isinstance(block, ResidualBlock)
+    assert block.conv2.bias is not None
+    block.conv2.bias[:: block.conv2.out_channels // encoder.norm_out.num_groups] = _STEADY

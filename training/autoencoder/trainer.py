@@ -17,7 +17,7 @@ from training.autoencoder.export import export_autoencoder
 from training.autoencoder.footage import Reel, read_footage, training_batch, whole_frame_clips
 from training.autoencoder.losses import reconstruction_loss
 from training.autoencoder.measure import Measurement, measure
-from training.autoencoder.principal import PrincipalComponents, start_with_narrow_posterior
+from training.autoencoder.principal import PrincipalComponents, prepare
 from training.autoencoder.recipe import AutoencoderRecipe
 
 Metrics = dict[str, float]
@@ -42,7 +42,7 @@ class AutoencoderTraining:
         self.recipe, self.components = recipe, components
         torch.manual_seed(recipe.seed)
         self.network = Autoencoder(recipe.autoencoder)
-        start_with_narrow_posterior(self.network)
+        prepare(self.network)
         self.average = deepcopy(self.network).requires_grad_(False)
         self.optimizer = torch.optim.AdamW(
             self.network.parameters(), recipe.learning_rate, betas=(0.9, 0.99), weight_decay=recipe.weight_decay
@@ -68,7 +68,7 @@ class AutoencoderTraining:
             perceptual_weight=recipe.perceptual_weight,
             kl_weight=recipe.kl_weight,
         )
-        total = loss.total if target is None else loss.total + (posterior.mean.float() - target).abs().mean()
+        total = loss.total if target is None else loss.total + self.components.distance(posterior.mean.float(), target)
         self.optimizer.zero_grad()
         total.backward()  # type: ignore[no-untyped-call]
         norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), recipe.gradient_clip)
