@@ -6,6 +6,8 @@ import base64
 from html import escape
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from cogvideox.variants import VARIANTS
 from cogvideox.weights import load_autoencoder
 from conductor.films import Film, films, mp4_bytes, psnr
@@ -53,7 +55,8 @@ def write_page(
     """Write `index.html` beside the outputs; returns its reconstruction quality (PSNR, dB) per shown clip."""
     dataset = open_storage(places.dataset)
     variant = VARIANTS["toy"]
-    shown = films(dataset, variant=variant, autoencoder=load_autoencoder(places.weights / "vae"), limit=_FILMS)
+    autoencoder = load_autoencoder(places.weights / "vae", dtype=torch.float32)
+    shown = films(dataset, variant=variant, autoencoder=autoencoder, limit=_FILMS)
     body = [
         "<h1>From footage to film</h1>",
         '<p class="lead">Raw video was curated, a model was trained on it, and a service made the film below.</p>',

@@ -77,7 +77,7 @@ def to_pixels(frames: UInt8[np.ndarray, "... t h w 3"]) -> Float[Tensor, "... 3 
 def training_batch(reels: Sequence[Reel], *, recipe: AutoencoderRecipe, step: int) -> Float[Tensor, "b 3 t h w"]:
     """The batch of a step: a pure function of footage, recipe and step, so that a resumed run sees the same one."""
     rng = np.random.default_rng((recipe.seed, step))
-    stage = recipe.stage_at(step)
+    stage = recipe.position(step)[0]
     clips = [random_clip(reels, stage=stage, fps=recipe.fps, rng=rng) for _ in range(stage.batch)]
     return to_pixels(np.stack(clips))
 

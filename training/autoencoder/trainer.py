@@ -24,15 +24,11 @@ Metrics = dict[str, float]
 
 
 def learning_rate(recipe: AutoencoderRecipe, step: int) -> float:
-    """Linear warm-up, a constant stretch, and a half cosine over the last ``decay_steps`` down to the final rate.
-
-    The constant stretch makes a run extensible: with more steps in the recipe, a resumed run simply goes on.
-    """
-    if step < recipe.warmup_steps:
-        return recipe.learning_rate * (step + 1) / recipe.warmup_steps
-    progress = max(0.0, 1 - (recipe.num_steps - step) / recipe.decay_steps)
-    span = recipe.learning_rate - recipe.final_learning_rate
-    return recipe.final_learning_rate + span * 0.5 * (1 + math.cos(math.pi * progress))
+    """Within each stage a linear warm-up and a half cosine from the stage's rate down to the final one."""
+    stage, done = recipe.position(step)
+    warm = min(1.0, (done + 1) / recipe.warmup_steps)
+    span = max(stage.learning_rate - recipe.final_learning_rate, 0.0)
+    return warm * (recipe.final_learning_rate + span * 0.5 * (1 + math.cos(math.pi * done / stage.steps)))
 
 
 class AutoencoderTraining:
@@ -45,7 +41,10 @@ class AutoencoderTraining:
         prepare(self.network)
         self.average = deepcopy(self.network).requires_grad_(False)
         self.optimizer = torch.optim.AdamW(
-            self.network.parameters(), recipe.learning_rate, betas=(0.9, 0.99), weight_decay=recipe.weight_decay
+            self.network.parameters(),
+            recipe.stages[0].learning_rate,
+            betas=(0.9, 0.99),
+            weight_decay=recipe.weight_decay,
         )
         self.step_count = 0
 
@@ -55,32 +54,46 @@ class AutoencoderTraining:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         generator = torch.Generator(pixels.device).manual_seed(recipe.seed * 1_000_003 + self.step_count)
-        principal = recipe.stage_at(self.step_count).latents == "principal"
-        target = self.components.encode(pixels) if principal else None
+        learns = recipe.position(self.step_count)[0].learns
         with torch.autocast(pixels.device.type, torch.bfloat16, enabled=recipe.autocast):
-            posterior = self.network.encode(pixels)
-            ours = self.network.decode(posterior.sample(generator) if target is None else target)
-        loss = reconstruction_loss(
-            ours.float(),
-            pixels,
-            posterior,
-            l1_weight=recipe.l1_weight,
-            perceptual_weight=recipe.perceptual_weight,
-            kl_weight=recipe.kl_weight,
-        )
-        total = loss.total if target is None else loss.total + self.components.distance(posterior.mean.float(), target)
+            total, parts = self._loss(pixels, generator, learns=learns)
         self.optimizer.zero_grad()
         total.backward()  # type: ignore[no-untyped-call]
         norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), recipe.gradient_clip)
         self.optimizer.step()
         self.step_count += 1
         self.update_average()
-        parts = {"loss": total, "l1": loss.l1, "gradient": loss.gradient, "kl": loss.kl, "gradient_norm": norm}
+        parts |= {"loss": total, "gradient_norm": norm}
         return {
             "step": self.step_count,
             "learning_rate": rate,
             **{name: float(part.detach()) for name, part in parts.items()},
         }
+
+    def _loss(
+        self, pixels: Float[Tensor, "b 3 t h w"], generator: torch.Generator, *, learns: str
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """What to minimise, and its parts by name."""
+        recipe, posterior = self.recipe, self.network.encode(pixels)
+        target = None if learns == "codec" else self.components.encode(pixels)
+        parts: dict[str, Tensor] = {}
+        total = pixels.new_zeros(())
+        if target is not None:
+            parts["latent"] = self.components.distance(posterior.mean.float(), target)
+            total = total + parts["latent"]
+        if learns != "encoder":
+            ours = self.network.decode(posterior.sample(generator) if target is None else target)
+            loss = reconstruction_loss(
+                ours.float(),
+                pixels,
+                posterior,
+                l1_weight=recipe.l1_weight,
+                perceptual_weight=recipe.perceptual_weight,
+                kl_weight=recipe.kl_weight,
+            )
+            total = total + loss.total
+            parts |= {"l1": loss.l1, "gradient": loss.gradient, "kl": loss.kl}
+        return total, parts
 
     @torch.no_grad()
     def update_average(self) -> None:
