@@ -45,7 +45,7 @@ def serve_config(config: ServingConfig, *, weights: str, host: str, port: int) -
 def running(
     config: ServingConfig, *, weights: str, host: str = "127.0.0.1", port: int = 8000, address: str | None = None
 ) -> Iterator[str]:
-    """A service for the length of the block; yields its base URL once it answers.
+    """A service for the length of the block; yields its base URL once it answers. Port 0 takes a free one.
 
     Weights, state folder and port are checked before anything starts. At the end every worker finishes its step,
     saves its state and gives its lease back; then Serve is shut down, and Ray too if it was started here.
@@ -56,7 +56,7 @@ def running(
     weights = absolute(weights)
     offered_card(config, weights=weights)
     places = Places.of(config, weights=weights)
-    check_port(host, port)
+    port = check_port(host, port)
     url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
     with ray_session(address):
         _refuse_if_serve_runs()
@@ -145,12 +145,13 @@ def _stop() -> None:
         serve.shutdown()
 
 
-def check_port(host: str, port: int) -> None:
-    """Raises RunError when nothing can listen there."""
+def check_port(host: str, port: int) -> int:
+    """The port, or a free one for 0. Raises RunError when nothing can listen there."""
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
+            return int(probe.getsockname()[1])
         except OSError as error:
             hint = f"Stop what listens there, or choose another: --port {port + 1 if port else 8001}."
             raise RunError(f"Port {port} on {host} cannot be used: {error.strerror}.", hint) from error

@@ -111,7 +111,7 @@ TOY = Variant(
     ),
     autoencoder=AutoencoderConfig(block_widths=(16, 32, 64, 64), layers_per_block=1, norm_groups=8),
     text=TextConfig(kind="hash", max_tokens=32, width=256),
-    scale_factor=0.7,
+    scale_factor=1.083153,
     snr_shift=1.0,
     num_frames=17,
     height=96,

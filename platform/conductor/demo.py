@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import socket
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -165,7 +164,7 @@ def _serve(options: DemoOptions, places: Places, prompt: str) -> dict[str, Any]:
     from serving.service import running
 
     config = load_recipe(ServingConfig, options.preset, folder=CONFIGS)
-    with running(config, weights=str(places.weights), host="127.0.0.1", port=options.port or _free_port()) as url:
+    with running(config, weights=str(places.weights), host="127.0.0.1", port=options.port) as url:
         log.info("service at %s", url)
         with Progress("generate", total=100, unit="%") as progress:
             shown = 0
@@ -186,13 +185,6 @@ def _serve(options: DemoOptions, places: Places, prompt: str) -> dict[str, Any]:
     }
     places.job.write_text(json.dumps(job, indent=2) + "\n")
     return job
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def _tree_hash(folder: Path) -> str:

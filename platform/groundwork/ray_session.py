@@ -105,6 +105,8 @@ def _embedded(num_cpus: int) -> Iterator[None]:
             _temp_dir=str(folder),
             _node_ip_address="127.0.0.1",
         )
+        # log_to_driver=False leaves one stream on: notices of retried tasks, printed to standard output.
+        ray._private.worker._worker_logs_enabled = False
         yield
     finally:
         ray.shutdown()
