@@ -66,15 +66,23 @@ def submit(options: SubmitOptions) -> dict[str, Any]:
 
 
 def _client(address: str) -> Any:
-    os.environ.setdefault("RAY_AUTH_MODE", "token")
+    if _has_token():
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
     prepare_environment(address)
+    from ray.exceptions import RayError
     from ray.job_submission import JobSubmissionClient
 
     try:
         return JobSubmissionClient(address)
-    except (ConnectionError, RuntimeError) as error:
-        hint = "Is the cluster up, and is RAY_AUTH_TOKEN_PATH the cluster's token?"
+    except (ConnectionError, RuntimeError, RayError) as error:
+        hint = "Is the cluster up, and does RAY_AUTH_TOKEN_PATH name the file with its token?"
         raise RunError(f"No Ray jobs service answers at {address}: {error}", hint) from error
+
+
+def _has_token() -> bool:
+    """Whether Ray would find a token; asked for one that is not there, it refuses clusters that need none."""
+    named = os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH")
+    return bool(named) or (Path.home() / ".ray" / "auth_token").is_file()
 
 
 def _follow(client: Any, job: str, address: str) -> dict[str, Any]:

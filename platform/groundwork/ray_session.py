@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import secrets
 import shutil
@@ -90,7 +91,7 @@ def _embedded(num_cpus: int) -> Iterator[None]:
     folder = Path(tempfile.mkdtemp(prefix="cvx-ray-", dir="/tmp" if Path("/tmp").is_dir() else None))  # noqa: S108
     token = folder / "token"
     token.touch(mode=0o600)
-    token.write_text(secrets.token_hex(32))
+    token.write_text(_token())
     before = {name: os.environ.get(name) for name in ("RAY_AUTH_TOKEN_PATH",)}
     os.environ["RAY_AUTH_TOKEN_PATH"] = str(token)
     try:
@@ -113,6 +114,12 @@ def _embedded(num_cpus: int) -> Iterator[None]:
         shutil.rmtree(folder, ignore_errors=True)
         for name, value in before.items():
             os.environ.pop(name, None) if value is None else os.environ.__setitem__(name, value)
+
+
+@functools.cache
+def _token() -> str:
+    """This process's token: Ray reads one once and keeps it, so that every embedded Ray of a process needs the same."""
+    return secrets.token_hex(32)
 
 
 def _init(**settings: Any) -> None:

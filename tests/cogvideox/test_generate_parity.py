@@ -36,7 +36,9 @@ _SETTINGS = Settings(num_frames=9, height=64, width=96, num_steps=4)
 def _model(name, tmp_path):
     config = SWITCHES[name]
     scale = 0.7 if config.patch_frames == 1 else 1 / 0.7  # diffusers divides by the scale factor in 1.5
-    card = replace(TOY, denoiser=config, image_latent_scale=scale, snr_shift=3.0 if name == "sincos" else 1.0)
+    card = replace(
+        TOY, denoiser=config, scale_factor=0.7, image_latent_scale=scale, snr_shift=3.0 if name == "sincos" else 1.0
+    )
     torch.manual_seed(1)
     denoiser = random_denoiser(config)
     # Velocities of a plausible size: a random network's would make the trajectory explode.

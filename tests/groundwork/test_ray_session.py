@@ -37,6 +37,14 @@ def test_the_embedded_ray_listens_on_loopback_only_and_leaves_nothing_behind() -
     assert left == []
 
 
+def test_a_process_can_have_one_embedded_ray_after_another() -> None:
+    import ray
+
+    for _ in range(2):
+        with ray_session():
+            assert ray.get(ray.remote(lambda: 7).remote()) == 7
+
+
 def test_a_dead_address_is_refused_at_once() -> None:
     started = time.monotonic()
     with pytest.raises(RunError, match=r"127\.0\.0\.1:9"), ray_session("127.0.0.1:9"):
