@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +16,7 @@ from groundwork.ray_session import prepare_environment
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # The first Ray on a machine writes a token file into HOME: tests leave the user's alone.
 os.environ["HOME"] = tempfile.mkdtemp(prefix="cvx-home-")
+atexit.register(shutil.rmtree, os.environ["HOME"], ignore_errors=True)
 prepare_environment()
 
 SHARED_FOOTAGE = Path(__file__).resolve().parents[2] / "shared" / "data" / "videos"
