@@ -17,7 +17,7 @@ from data_pipeline import shots
 from data_pipeline.fingerprint import stage_fingerprint
 from data_pipeline.recipe import ShotSettings
 from data_pipeline.shots import ShotDetector
-from data_pipeline.signals import CODE, SIGNALS, Series
+from data_pipeline.signals import CODE, INTEGER_COLUMNS, SIGNALS, Series
 from data_pipeline.signals.picture import ANALYSIS_SHORT_SIDE, picture_of, shrink
 from groundwork import media
 from groundwork.errors import MediaError
@@ -133,5 +133,6 @@ def _table(columns: dict[str, list[Any]], *, boundaries: list[int]) -> pa.Table:
         "shot_start": pa.array(starts),
         "thumbnail": pa.array(columns.pop("thumbnail"), pa.binary()),
     }
-    arrays.update({name: pa.array(values, pa.float32()) for name, values in columns.items()})
+    for name, values in columns.items():
+        arrays[name] = pa.array(values, pa.uint64() if name in INTEGER_COLUMNS else pa.float32())
     return pa.table(arrays)

@@ -9,10 +9,13 @@ from typing import Protocol
 import numpy as np
 from jaxtyping import Float
 
-from data_pipeline.signals import exposure, motion, palette, picture, sharpness
+from data_pipeline.signals import exposure, motion, palette, phash, picture, sharpness
 from data_pipeline.signals.picture import Picture
 
 Series = Mapping[str, Float[np.ndarray, " t"]]
+
+INTEGER_COLUMNS = frozenset({"phash"})
+"""Columns that hold unsigned 64-bit integers; all others hold float32."""
 
 
 class Accumulator(Protocol):
@@ -21,7 +24,7 @@ class Accumulator(Protocol):
     @property
     def columns(self) -> tuple[str, ...]: ...
 
-    def update(self, picture: Picture) -> dict[str, float]: ...
+    def update(self, picture: Picture) -> Mapping[str, float]: ...
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,7 @@ SIGNALS: dict[str, Signal] = {
     "sharpness": Signal(sharpness.Sharpness, sharpness.score),
     "exposure": Signal(exposure.Exposure, exposure.score),
     "palette": Signal(palette.Palette, palette.score),
+    "phash": Signal(phash.PerceptualHash, phash.score),
 }
 
 
@@ -49,5 +53,5 @@ def score_names() -> frozenset[str]:
     return frozenset(names)
 
 
-CODE = (picture, motion, sharpness, exposure, palette)
+CODE = (picture, motion, sharpness, exposure, palette, phash)
 """The modules whose source is part of the signals' fingerprint."""

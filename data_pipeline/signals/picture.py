@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import cv2
 import numpy as np
@@ -16,23 +17,29 @@ SMALL_SHORT_SIDE = 144
 
 @dataclass(frozen=True)
 class Picture:
-    """`rgb` and `luma` at the analysis size; `small_rgb` and `small_luma` at most 144 on the short side."""
+    """`rgb` is at the analysis size; the other planes are made when a signal first asks for them, and then kept."""
 
     rgb: UInt8[np.ndarray, "h w 3"]
-    luma: UInt8[np.ndarray, "h w"]
-    small_rgb: UInt8[np.ndarray, "h2 w2 3"]
-    small_luma: UInt8[np.ndarray, "h2 w2"]
+
+    @cached_property
+    def luma(self) -> UInt8[np.ndarray, "h w"]:
+        """Light, 0 to 255, at the analysis size."""
+        return _grey(self.rgb)
+
+    @cached_property
+    def small_rgb(self) -> UInt8[np.ndarray, "h2 w2 3"]:
+        """Colours at a short side of at most 144."""
+        return shrink(self.rgb, short_side=SMALL_SHORT_SIDE)
+
+    @cached_property
+    def small_luma(self) -> UInt8[np.ndarray, "h2 w2"]:
+        """Light at a short side of at most 144."""
+        return _grey(self.small_rgb)
 
 
 def picture_of(rgb: UInt8[np.ndarray, "h w 3"]) -> Picture:
     """The shared pictures of one RGB frame."""
-    small = shrink(rgb, short_side=SMALL_SHORT_SIDE)
-    return Picture(
-        rgb=rgb,
-        luma=cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY),
-        small_rgb=small,
-        small_luma=cv2.cvtColor(small, cv2.COLOR_RGB2GRAY),
-    )
+    return Picture(rgb)
 
 
 def shrink(image: UInt8[np.ndarray, "h w c"], *, short_side: int) -> UInt8[np.ndarray, "h2 w2 c"]:
@@ -44,3 +51,8 @@ def shrink(image: UInt8[np.ndarray, "h w c"], *, short_side: int) -> UInt8[np.nd
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     smaller: UInt8[np.ndarray, "h2 w2 c"] = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
     return smaller
+
+
+def _grey(rgb: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w"]:
+    luma: UInt8[np.ndarray, "h w"] = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)
+    return luma
