@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -39,11 +39,17 @@ class VideoHeader:
 
 @dataclass(frozen=True)
 class Frame:
-    """One decoded picture: `pts` counts `time_base` units of the stream, `image` is RGB `[h, w, 3]` uint8."""
+    """One decoded picture: `pts` counts `time_base` units of the stream, `image` is RGB `[h, w, 3]` uint8.
+
+    `coded_bytes` is what it takes up in the file, 0 where the container does not say. `native` is the decoder's own
+    picture at full size, for `native_luma` and `native_rgb`; None unless asked for, as it holds on to much memory.
+    """
 
     pts: int
     seconds: float
     image: UInt8[np.ndarray, "h w c"]
+    coded_bytes: int = 0
+    native: Any = field(default=None, repr=False, compare=False)
 
 
 def probe(path: str | Path) -> VideoHeader:
@@ -74,18 +80,24 @@ def probe(path: str | Path) -> VideoHeader:
 
 
 def read_frames(
-    path: str | Path, *, start_seconds: float = 0.0, stop_seconds: float | None = None, short_side: int | None = None
+    path: str | Path,
+    *,
+    start_seconds: float = 0.0,
+    stop_seconds: float | None = None,
+    short_side: int | None = None,
+    with_native: bool = False,
 ) -> Iterator[Frame]:
     """Decode frames in display order, one thread, from `start_seconds` (inclusive) to `stop_seconds` (exclusive).
 
     Seconds count from the stream's first time stamp. With `short_side`, pictures are scaled so that their shorter side
-    has that many pixels. Raises MediaError at the first packet that cannot be decoded; frames before it were yielded.
+    has that many pixels; with `with_native`, frames carry the decoder's picture too: look at it, then let it go.
+    Raises MediaError at the first packet that cannot be decoded; frames before it were yielded.
     """
-    frames = _decoded(path, seek_seconds=start_seconds, short_side=short_side)
+    frames = _decoded(path, seek_seconds=start_seconds, short_side=short_side, with_native=with_native)
     first = next(frames, None)
     if first is not None and start_seconds > 0 and first.seconds > start_seconds + 1e-6:
         # Containers without an index (MPEG program streams) may land behind the wanted instant: read from the top then.
-        frames = _decoded(path, seek_seconds=0.0, short_side=short_side)
+        frames = _decoded(path, seek_seconds=0.0, short_side=short_side, with_native=with_native)
         first = next(frames, None)
     for frame in itertools.chain([] if first is None else [first], frames):
         if stop_seconds is not None and frame.seconds >= stop_seconds:
@@ -94,7 +106,7 @@ def read_frames(
             yield frame
 
 
-def _decoded(path: str | Path, *, seek_seconds: float, short_side: int | None) -> Iterator[Frame]:
+def _decoded(path: str | Path, *, seek_seconds: float, short_side: int | None, with_native: bool) -> Iterator[Frame]:
     """Frames from the keyframe at or before `seek_seconds` on."""
     with _opened(path) as (container, stream):
         stream.codec_context.thread_count = 1
@@ -102,12 +114,45 @@ def _decoded(path: str | Path, *, seek_seconds: float, short_side: int | None) -
         try:
             if seek_seconds > 0:
                 container.seek(origin + int(seek_seconds / time_base), stream=stream, backward=True)
-            for picture in container.decode(stream):
+            for picture, coded_bytes in _pictures(container, stream):
                 if picture.pts is not None:
-                    seconds = float((picture.pts - origin) * time_base)
-                    yield Frame(pts=picture.pts, seconds=seconds, image=_to_rgb(picture, short_side))
+                    yield Frame(
+                        pts=picture.pts,
+                        seconds=float((picture.pts - origin) * time_base),
+                        image=_to_rgb(picture, short_side),
+                        coded_bytes=coded_bytes,
+                        native=picture if with_native else None,
+                    )
         except av.error.FFmpegError as error:
             raise MediaError(f"{path}: decoding failed: {error}", "The file is damaged from here on.") from error
+
+
+def _pictures(container: Any, stream: Any) -> Iterator[tuple[Any, int]]:
+    """Decoded pictures in display order, each with the bytes of the packets that bear its time stamp."""
+    coded: dict[int | None, int] = {}
+    for packet in container.demux(stream):
+        coded[packet.pts] = coded.get(packet.pts, 0) + packet.size
+        for picture in packet.decode():
+            yield picture, coded.pop(picture.pts, 0) if picture.pts is not None else 0
+
+
+def native_luma(frame: Frame) -> UInt8[np.ndarray, "h w"]:
+    """The light of a frame read `with_native`, at the size it is coded in and not rotated: blocks lie on their grid."""
+    assert frame.native is not None, "the frame was read without with_native"
+    first = frame.native.format.components[0]
+    if first.is_luma and first.bits == 8 and frame.native.format.is_planar:
+        plane = frame.native.planes[0]
+        rows = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)
+        return rows[: frame.native.height, : frame.native.width]
+    luma: UInt8[np.ndarray, "h w"] = frame.native.to_ndarray(format="gray")
+    return luma
+
+
+def native_rgb(frame: Frame, *, long_side: int) -> UInt8[np.ndarray, "h w c"]:
+    """A frame read `with_native`, upright, as RGB with a longer side of at most `long_side` pixels."""
+    assert frame.native is not None, "the frame was read without with_native"
+    width, height = frame.native.width, frame.native.height
+    return _to_rgb(frame.native, max(2, round(min(width, height) * min(1.0, long_side / max(width, height)))))
 
 
 def sample_clip(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
@@ -97,3 +98,19 @@ def test_a_missing_file_is_said_to_be_missing(tmp_path: Path) -> None:
 def test_odd_sizes_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="even"):
         media.write_video(tmp_path / "x.mp4", np.zeros((3, 95, 144, 3), np.uint8), fps=8)
+
+
+def test_frames_tell_their_coded_bytes_and_show_themselves_at_full_size(sample_videos: dict[str, Path]) -> None:
+    path = sample_videos["bikes.mp4"]
+    coded, header = 0, media.probe(path)
+    for index, frame in enumerate(media.read_frames(path, short_side=64, with_native=True)):
+        coded += frame.coded_bytes
+        if index == 0:
+            luma, rgb = media.native_luma(frame), media.native_rgb(frame, long_side=160)
+            assert luma.shape == (header.height, header.width)
+            assert max(rgb.shape[:2]) == 160
+            # Video range against full range: the same picture up to a straight line.
+            grey = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)
+            small = cv2.resize(luma, grey.shape[::-1], interpolation=cv2.INTER_AREA)
+            assert np.corrcoef(small.ravel(), grey.ravel())[0, 1] > 0.98
+    assert 0.8 < coded / path.stat().st_size <= 1.0
