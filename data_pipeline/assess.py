@@ -4,29 +4,37 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from data_pipeline import rules
 from data_pipeline.analysis import Analysis
-from data_pipeline.buckets import upscale
+from data_pipeline.buckets import needed_seconds, upscale
 from data_pipeline.captions import measured
 from data_pipeline.clips import Span, Timeline, clip_id, end_pts, end_seconds, plan_clips
 from data_pipeline.recipe import Bucket, CurateRecipe
 from data_pipeline.signals import SIGNALS, score_names
 from groundwork.records import Caption, Clip, Decision
 
-CLIP_SCORES = ("seconds", "source_fps", "upscale")
-"""Scores that follow from the clip itself: length, pictures per second, enlargement to cover the bucket."""
+CLIP_SCORES = ("seconds", "source_fps", "upscale", "aspect", "short_side", "bucket_frames")
+"""Scores that follow from the clip itself: length, pictures per second, enlargement to cover the bucket (absent without
+a bucket), width / height, the shorter side in pixels, pixel frames of the bucket (0 without one)."""
+CLIP = "clip"
+"""Folder of these scores among the signals."""
+
+Scores = Mapping[str, float | None]
 
 
 @dataclass(frozen=True)
 class AssessedClip:
-    """All that is known of a clip before it is encoded. `scores` by signal; too short shots have no bucket."""
+    """All that is known of a clip before it is encoded. `scores` by signal, "clip" among them; None: no such score.
+    Too short shots have no bucket."""
 
     clip: Clip
     bucket: Bucket | None
-    scores: Mapping[str, Mapping[str, float]]
+    scores: Mapping[str, Scores]
     decision: Decision
     caption: Caption | None
     thumbnail: bytes
@@ -50,9 +58,10 @@ def assess(video_id: str, analysis: Analysis, recipe: CurateRecipe) -> list[Asse
     for span in spans:
         clip = _clip(video_id, timeline, span, analysis)
         slices = {name: values[span.start : span.stop] for name, values in series.items()}
-        scores = {name: signal.score(slices) for name, signal in SIGNALS.items()}
+        scores: dict[str, Scores] = {name: signal.score(slices) for name, signal in SIGNALS.items()}
+        scores[CLIP] = clip_scores(clip, span.bucket)
         flat = {name: value for values in scores.values() for name, value in values.items()}
-        decision = _decide(clip, span, flat, recipe)
+        decision = _decide(clip, flat, recipe)
         middle = pictured[np.abs(pictured - (span.start + span.stop) / 2).argmin()]
         assessed.append(
             AssessedClip(
@@ -70,16 +79,13 @@ def assess(video_id: str, analysis: Analysis, recipe: CurateRecipe) -> list[Asse
 
 def limit(assessed: Sequence[AssessedClip], *, max_clips: int) -> list[AssessedClip]:
     """At most `max_clips` kept ones (0: all), spread over all videos; the others are rejected as over_limit."""
-    kept = sorted(item.clip.clip_id for item in assessed if item.decision.kept)
-    if not max_clips or len(kept) <= max_clips:
-        return list(assessed)
-    over = set(kept[max_clips:])
-    limited = []
-    for item in assessed:
-        if item.clip.clip_id in over:
-            item = replace(item, decision=rules.reject(item.clip.clip_id, rules.OVER_LIMIT), caption=None)
-        limited.append(item)
-    return limited
+    clip_ids = pa.array([item.clip.clip_id for item in assessed], pa.string())
+    kept = np.array([item.decision.kept for item in assessed], bool)
+    over = rules.over_limit(clip_ids, kept, max_clips=max_clips)
+    return [
+        replace(item, decision=rules.reject(item.clip.clip_id, rules.OVER_LIMIT), caption=None) if beyond else item
+        for item, beyond in zip(assessed, over, strict=True)
+    ]
 
 
 def _clip(video_id: str, timeline: Timeline, span: Span, analysis: Analysis) -> Clip:
@@ -102,19 +108,31 @@ def _clip(video_id: str, timeline: Timeline, span: Span, analysis: Analysis) -> 
     )
 
 
-def _decide(clip: Clip, span: Span, scores: Mapping[str, float], recipe: CurateRecipe) -> Decision:
+def clip_scores(clip: Clip, bucket: Bucket | None) -> Scores:
+    """The scores named in CLIP_SCORES."""
     seconds = clip.stop_seconds - clip.start_seconds
-    if span.bucket is None:
-        shortest = min(bucket.num_frames for bucket in recipe.buckets)
-        threshold = (shortest - 1) / recipe.clips.fps
-        return rules.reject(
-            clip.clip_id, rules.TOO_SHORT, score_name="seconds", score=round(seconds, 6), threshold=threshold
-        )
-    enlarged = upscale(span.bucket, height=clip.height, width=clip.width)
-    derived = dict(zip(CLIP_SCORES, (seconds, clip.num_frames / seconds, enlarged), strict=True))
-    return rules.decide(clip.clip_id, {**scores, **derived}, recipe.rules)
+    return {
+        "seconds": seconds,
+        "source_fps": clip.num_frames / seconds,
+        "upscale": upscale(bucket, height=clip.height, width=clip.width) if bucket else None,
+        "aspect": clip.width / clip.height,
+        "short_side": float(min(clip.width, clip.height)),
+        "bucket_frames": float(bucket.num_frames if bucket else 0),
+    }
 
 
-def _caption(clip: Clip, scores: Mapping[str, float], recipe: CurateRecipe) -> Caption:
+def _decide(clip: Clip, scores: Scores, recipe: CurateRecipe) -> Decision:
+    columns = {name: np.array([np.nan if value is None else value], float) for name, value in scores.items()}
+    verdicts = rules.judge(columns, recipe.rules, shortest_seconds=shortest_seconds(recipe))
+    return rules.decisions(verdicts, [clip.clip_id])[0]
+
+
+def shortest_seconds(recipe: CurateRecipe) -> float:
+    """What a shot must be longer than to become a clip."""
+    shortest = min(bucket.num_frames for bucket in recipe.buckets)
+    return needed_seconds(shortest, fps=recipe.clips.fps)
+
+
+def _caption(clip: Clip, scores: Mapping[str, Any], recipe: CurateRecipe) -> Caption:
     assert recipe.captions.captioner == measured.MODEL, "the only captioner so far"
-    return measured.caption(clip.clip_id, {**scores, "seconds": clip.stop_seconds - clip.start_seconds})
+    return measured.caption(clip.clip_id, scores)

@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 
 from data_pipeline.analysis import Header
-from data_pipeline.assess import AssessedClip
+from data_pipeline.assess import CLIP, AssessedClip
 from data_pipeline.ingest import Source
 from data_pipeline.recipe import CurateRecipe
 from data_pipeline.rules import policy_hash
@@ -63,7 +63,7 @@ def write_tables(out: Storage, curated: Curated, recipe: CurateRecipe, *, finger
         f"timings/{_PART}": _clip_table(
             curated, {"cpu_milliseconds": pa.array([item.cpu_milliseconds for item in curated.clips], pa.float64())}
         ),
-        **{f"signals/{name}/{_PART}": _signal_table(curated, name, fingerprint) for name in SIGNALS},
+        **{f"signals/{name}/{_PART}": _signal_table(curated, name, fingerprint) for name in (CLIP, *SIGNALS)},
     }
     for path, table in tables.items():
         out.write_table(path, table)
@@ -117,6 +117,12 @@ def build_manifest(
         "variant": recipe.variant,
         "recipe": recipe.model_dump(mode="json"),
         "recipe_hash": recipe_hash(recipe),
+        "policy": {
+            "name": recipe.policy or recipe.name,
+            "hash": policy_hash(recipe.rules, max_clips=recipe.clips.max_clips),
+            # A list: the order of the rules decides, and JSON with sorted keys hides it.
+            "rules": [{"reason": reason, **rule.model_dump(mode="json")} for reason, rule in recipe.rules.items()],
+        },
         **summarise(curated),
         "shards": [
             {"path": shard.path, "bucket": shard.bucket, "clips": shard.clips, **files[shard.path]} for shard in shards
@@ -198,7 +204,7 @@ def _clip_table(curated: Curated, columns: Mapping[str, Any]) -> pa.Table:
 def _signal_table(curated: Curated, signal: str, fingerprint: str) -> pa.Table:
     count = len(curated.clips)
     names = sorted({name for item in curated.clips for name in item.scores[signal]})
-    scores = {name: pa.array([item.scores[signal][name] for item in curated.clips], pa.float64()) for name in names}
+    scores = {name: pa.array([item.scores[signal].get(name) for item in curated.clips], pa.float64()) for name in names}
     return _clip_table(
         curated,
         {

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
 
+import tyro
 from pydantic import Field, model_validator
 
+from data_pipeline.policy import Rule as Rule
+from data_pipeline.policy import load_policy, merge
 from groundwork.config import FrozenModel
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -51,23 +54,6 @@ class Bucket(FrozenModel):
         return f"{self.num_frames}x{self.height}x{self.width}"
 
 
-class Rule(FrozenModel):
-    """Rejects a clip whose score lies below, or above, a threshold."""
-
-    score: str
-    """Name of the score, as in the signals tables."""
-    below: float | None = None
-    """Reject when the score is lower than this."""
-    above: float | None = None
-    """Reject when the score is higher than this."""
-
-    @model_validator(mode="after")
-    def _one_side_at_least(self) -> Rule:
-        if self.below is None and self.above is None:
-            raise ValueError("a rule needs 'below' or 'above'")
-        return self
-
-
 class CaptionSettings(FrozenModel):
     """Who writes the captions."""
 
@@ -110,11 +96,29 @@ class CurateRecipe(FrozenModel):
     clips: ClipSettings = ClipSettings()
     buckets: tuple[Bucket, ...] = Field(min_length=1)
     """Size classes; a clip takes the longest that fits its shot, then the nearest shape."""
+    policy: str = ""
+    """Thresholds to start from: a shipped policy (`curate policies` lists them) or a file. Given on the command line it
+    takes the place of all the recipe's rules; in a recipe file, `rules` beside it come on top. Empty: `rules` alone."""
     rules: dict[str, Rule] = Field(default_factory=dict)
     """Reason → rule, tried in this order; the first that fires names the reason of rejection."""
+    rules_of: Annotated[str, tyro.conf.Suppress] = ""
+    """The policy that `rules` hold already; filled in when the recipe is read."""
     captions: CaptionSettings = CaptionSettings()
     encode: EncodeSettings = EncodeSettings()
     workers: WorkerSettings = WorkerSettings()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_policy(cls, data: Any) -> Any:
+        """Put the policy's rules into `rules`, once; a policy named later (`--policy`) replaces them."""
+        if not isinstance(data, dict) or data.get("policy", "") == data.get("rules_of", ""):
+            return data
+        if not data["policy"]:
+            return {**data, "rules_of": ""}
+        policy = load_policy(data["policy"])
+        from_file = "rules_of" not in data
+        rules = merge(policy, (data.get("rules") or {}) if from_file else {})
+        return {**data, "policy": policy.name, "rules": rules, "rules_of": policy.name}
 
     @model_validator(mode="after")
     def _frame_rule(self) -> CurateRecipe:
