@@ -87,7 +87,7 @@ def analyse(path: str | Path, *, settings: ShotSettings) -> Analysis:
     columns.update({name: [] for accumulator in accumulators.values() for name in accumulator.columns})
     next_thumbnail = 0.0
     for frame in media.read_frames(path, short_side=ANALYSIS_SHORT_SIDE):
-        picture = picture_of(frame.image)
+        picture = picture_of(frame.image, seconds=frame.seconds)
         detector.update(picture.small_rgb)
         for accumulator in accumulators.values():
             for name, value in accumulator.update(picture).items():

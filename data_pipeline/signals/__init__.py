@@ -9,12 +9,12 @@ from typing import Protocol
 import numpy as np
 from jaxtyping import Float
 
-from data_pipeline.signals import exposure, motion, palette, phash, picture, sharpness
+from data_pipeline.signals import exposure, motion, palette, phash, picture, sharpness, views
 from data_pipeline.signals.picture import Picture
 
 Series = Mapping[str, Float[np.ndarray, " t"]]
 
-INTEGER_COLUMNS = frozenset({"phash"})
+INTEGER_COLUMNS = frozenset({"phash", *views.COLUMNS})
 """Columns that hold unsigned 64-bit integers; all others hold float32."""
 
 
@@ -41,6 +41,7 @@ SIGNALS: dict[str, Signal] = {
     "exposure": Signal(exposure.Exposure, exposure.score),
     "palette": Signal(palette.Palette, palette.score),
     "phash": Signal(phash.PerceptualHash, phash.score),
+    "views": Signal(views.Views, views.score),
 }
 
 
@@ -53,5 +54,5 @@ def score_names() -> frozenset[str]:
     return frozenset(names)
 
 
-CODE = (picture, motion, sharpness, exposure, palette, phash)
+CODE = (picture, motion, sharpness, exposure, palette, phash, views)
 """The modules whose source is part of the signals' fingerprint."""

@@ -15,13 +15,13 @@ _SIDE = 32
 _STEP_SECONDS = 0.5
 
 
-def _lowest_frequencies() -> np.ndarray:
+def frequencies() -> np.ndarray:
     """Flat indices of the 64 lowest frequencies of a 32 x 32 DCT behind the mean, lowest first."""
     rows, columns = np.divmod(np.arange(_SIDE * _SIDE), _SIDE)
     return np.lexsort((columns, rows, rows**2 + columns**2))[1 : HASH_BITS + 1]
 
 
-_FREQUENCIES = _lowest_frequencies()
+_FREQUENCIES = frequencies()
 
 
 class PerceptualHash:

@@ -17,9 +17,13 @@ SMALL_SHORT_SIDE = 144
 
 @dataclass(frozen=True)
 class Picture:
-    """`rgb` is at the analysis size; the other planes are made when a signal first asks for them, and then kept."""
+    """`rgb` is at the analysis size; the other planes are made when a signal first asks for them, and then kept.
+
+    `seconds` counts from the video's first frame.
+    """
 
     rgb: UInt8[np.ndarray, "h w 3"]
+    seconds: float = 0.0
 
     @cached_property
     def luma(self) -> UInt8[np.ndarray, "h w"]:
@@ -37,9 +41,9 @@ class Picture:
         return _grey(self.small_rgb)
 
 
-def picture_of(rgb: UInt8[np.ndarray, "h w 3"]) -> Picture:
-    """The shared pictures of one RGB frame."""
-    return Picture(rgb)
+def picture_of(rgb: UInt8[np.ndarray, "h w 3"], *, seconds: float = 0.0) -> Picture:
+    """The shared pictures of one RGB frame, shown at `seconds`."""
+    return Picture(rgb, seconds)
 
 
 def shrink(image: UInt8[np.ndarray, "h w c"], *, short_side: int) -> UInt8[np.ndarray, "h2 w2 c"]:

@@ -1,0 +1,109 @@
+"""Some frames become hashes of parts of the picture, so that cropped and framed copies are found too."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import cv2
+import numpy as np
+from jaxtyping import Shaped, UInt8
+
+from data_pipeline.signals.phash import HASH_BITS, frequencies
+from data_pipeline.signals.picture import Picture
+
+SAMPLE_SECONDS = 0.25
+"""Frames are looked at this often: a copy is cropped in all of them."""
+
+
+def _inner(scale: float, *, x: float = 0.5, y: float = 0.5) -> tuple[float, float, float, float]:
+    left, top = (1 - scale) * x, (1 - scale) * y
+    return left, top, left + scale, top + scale
+
+
+VIEWS: tuple[tuple[float, float, float, float], ...] = (
+    (0.0, 0.0, 1.0, 1.0),
+    *(_inner(scale) for scale in (0.95, 0.9, 0.85, 0.8)),
+    *(_inner(0.9, x=x, y=y) for y in (0.0, 1.0) for x in (0.0, 1.0)),
+    (0.0, 0.0, 1.0, 0.9),
+    (0.0, 0.1, 1.0, 1.0),
+    (0.125, 0.0, 0.875, 1.0),
+)
+"""Left, top, right and bottom of each part, in shares of the picture without black bars. Neighbouring sizes differ by
+5 per cent, about as much as the hash forgives; the last one is 4:3 out of 16:9."""
+COLUMNS = tuple(f"view_{number:02d}" for number in range(len(VIEWS)))
+_SIDE = 32
+_BLACK, _LARGEST_BAR = 20, 0.3
+
+
+class Views:
+    """Per sampled frame: one unsigned 64-bit hash for each of `VIEWS`; 0 in the frames between.
+
+    The first is 0 too where the picture has no black bars: the hash of the whole frame is `phash`.
+    """
+
+    columns = COLUMNS
+
+    def __init__(self) -> None:
+        self._next_seconds = 0.0
+
+    def update(self, picture: Picture) -> dict[str, int]:
+        """The values of one more frame."""
+        if picture.seconds < self._next_seconds - 1e-6:
+            return dict.fromkeys(COLUMNS, 0)
+        self._next_seconds = picture.seconds + SAMPLE_SECONDS
+        return dict(zip(COLUMNS, view_hashes(picture.small_luma), strict=True))
+
+
+def view_hashes(luma: UInt8[np.ndarray, "h w"]) -> list[int]:
+    """The hash of each view of a picture, comparable with `phash.perceptual_hash`."""
+    top, bottom, left, right = content_box(luma)
+    box = luma[top:bottom, left:right]
+    small = np.stack([_part(box, view) for view in VIEWS]).astype(np.float64)
+    coefficients = np.rint((_DCT @ small @ _DCT.T).reshape(len(VIEWS), -1)[:, _PICKED])
+    bits = np.packbits(coefficients > np.median(coefficients, axis=1, keepdims=True), axis=1)
+    hashes = [int(value) for value in np.ascontiguousarray(bits).view(">u8").ravel()]
+    return [0, *hashes[1:]] if box.shape == luma.shape else hashes
+
+
+def content_box(luma: UInt8[np.ndarray, "h w"]) -> tuple[int, int, int, int]:
+    """Top, bottom, left and right (ends exclusive) of what is not black bar; a bar is at most 30 per cent wide."""
+    top, bottom = _extent(np.partition(luma, -3, axis=1)[:, -3])
+    left, right = _extent(np.partition(luma, -3, axis=0)[-3])
+    return top, bottom, left, right
+
+
+def score(series: Mapping[str, Shaped[np.ndarray, " t"]]) -> dict[str, float]:  # noqa: ARG001
+    """No score: the views only serve to find copies."""
+    return {}
+
+
+def _extent(brightest: UInt8[np.ndarray, " n"]) -> tuple[int, int]:
+    """First and last line that is not black, unless too much is: a dark picture is not a bar."""
+    lit, count = np.flatnonzero(brightest > _BLACK), len(brightest)
+    if not len(lit):
+        return 0, count
+    first, stop = int(lit[0]), int(lit[-1]) + 1
+    return (first, stop) if max(first, count - stop) <= _LARGEST_BAR * count else (0, count)
+
+
+def _part(box: UInt8[np.ndarray, "h w"], view: tuple[float, float, float, float]) -> UInt8[np.ndarray, "32 32"]:
+    height, width = box.shape
+    left, top, right, bottom = view
+    part = box[round(top * height) : round(bottom * height), round(left * width) : round(right * width)]
+    small: UInt8[np.ndarray, "32 32"] = cv2.resize(part, (_SIDE, _SIDE), interpolation=cv2.INTER_AREA)
+    return small
+
+
+def _dct_rows(count: int) -> np.ndarray:
+    """The first rows of the orthonormal DCT-II matrix."""
+    angles = np.pi * (2 * np.arange(_SIDE) + 1) * np.arange(count)[:, None] / (2 * _SIDE)
+    rows: np.ndarray = np.cos(angles) * np.sqrt(2 / _SIDE)
+    rows[0] /= np.sqrt(2)
+    return rows
+
+
+_ROWS, _COLUMNS = np.divmod(frequencies(), _SIDE)
+_SPAN = int(max(_ROWS.max(), _COLUMNS.max())) + 1
+_DCT = _dct_rows(_SPAN)
+_PICKED = _ROWS * _SPAN + _COLUMNS
+assert len(_PICKED) == HASH_BITS
