@@ -7,6 +7,7 @@ PlatformError            exit 1   what was wrong, where, and what to do
 ├── InputError                    the user's data is off: names file, row, field
 ├── StorageError                  storage cannot be read or written
 ├── MediaError                    a video cannot be opened, decoded or written
+│   └── TooLargeError             its pictures have more pixels than allowed
 ├── WeightsError                  a weights folder does not fit the model: lists every problem
 └── RunError                      a run cannot start or go on
 """
@@ -53,6 +54,10 @@ class StorageError(PlatformError):
 
 class MediaError(PlatformError):
     """A video cannot be opened, decoded or written."""
+
+
+class TooLargeError(MediaError):
+    """A video's pictures have more pixels than allowed."""
 
 
 class WeightsError(PlatformError):

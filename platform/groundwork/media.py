@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -15,14 +14,15 @@ import cv2
 import numpy as np
 from jaxtyping import UInt8
 
-from groundwork.errors import MediaError
+from groundwork.container import OnDamage, display_size, opened, pictures
+from groundwork.errors import MediaError, TooLargeError
 
 Frames = UInt8[np.ndarray, "t h w c"]
 
 
 @dataclass(frozen=True)
 class VideoHeader:
-    """What the container says of its first video stream, without decoding; size is as displayed (rotation applied)."""
+    """What the container says of its first video stream; size is as displayed: square pixels, rotation applied."""
 
     container: str
     codec: str
@@ -52,16 +52,20 @@ class Frame:
     native: Any = field(default=None, repr=False, compare=False)
 
 
-def probe(path: str | Path) -> VideoHeader:
-    """Read the header. One frame is decoded where rotation asks for it.
+def probe(path: str | Path, *, max_pixels: int = 0) -> VideoHeader:
+    """Read the header; the first frame that can be decoded tells the rotation.
 
-    Raises MediaError when the file is missing, empty, unreadable, or holds no video stream.
+    Raises MediaError when the file is missing, empty, unreadable, or holds no video stream; TooLargeError, before any
+    decoding, when its pictures have more than `max_pixels` (0: any size).
     """
-    with _opened(path) as (container, stream):
-        rotation = _rotation(container, stream, path)
-        width, height = stream.codec_context.width, stream.codec_context.height
-        if not width or not height:
+    with opened(path) as (container, stream):
+        coded = stream.codec_context
+        if not coded.width or not coded.height:
             raise MediaError(f"{path}: the video stream has no picture size.", "Is the file damaged?")
+        if max_pixels and coded.width * coded.height > max_pixels:
+            raise TooLargeError(f"{path}: {coded.width}x{coded.height} is more than {max_pixels} pixels.")
+        rotation = _rotation(container, stream, path)
+        height, width = display_size(stream, coded)
         turned = rotation % 180 == 90
         duration = _duration_seconds(container, stream)
         return VideoHeader(
@@ -86,18 +90,29 @@ def read_frames(
     stop_seconds: float | None = None,
     short_side: int | None = None,
     with_native: bool = False,
+    max_pixels: int = 0,
+    on_damage: OnDamage | None = None,
 ) -> Iterator[Frame]:
     """Decode frames in display order, one thread, from `start_seconds` (inclusive) to `stop_seconds` (exclusive).
 
     Seconds count from the stream's first time stamp. With `short_side`, pictures are scaled so that their shorter side
     has that many pixels; with `with_native`, frames carry the decoder's picture too: look at it, then let it go.
-    Raises MediaError at the first packet that cannot be decoded; frames before it were yielded.
+    Time stamps rise strictly: frames that break this, or have none, are left out. Raises MediaError at the first packet
+    that cannot be decoded; frames before it were yielded. With `on_damage` that is called instead, and frames go on
+    with the next keyframe.
     """
-    frames = _decoded(path, seek_seconds=start_seconds, short_side=short_side, with_native=with_native)
+
+    def decoded(seek_seconds: float) -> Iterator[Frame]:
+        with opened(path, max_pixels=max_pixels) as (container, stream):
+            _seek(container, stream, seconds=seek_seconds, path=path)
+            found = pictures(container, stream, path=path, on_damage=on_damage)
+            yield from _frames(found, stream, short_side=short_side, with_native=with_native)
+
+    frames = decoded(start_seconds)
     first = next(frames, None)
     if first is not None and start_seconds > 0 and first.seconds > start_seconds + 1e-6:
         # Containers without an index (MPEG program streams) may land behind the wanted instant: read from the top then.
-        frames = _decoded(path, seek_seconds=0.0, short_side=short_side, with_native=with_native)
+        frames = decoded(0.0)
         first = next(frames, None)
     for frame in itertools.chain([] if first is None else [first], frames):
         if stop_seconds is not None and frame.seconds >= stop_seconds:
@@ -106,34 +121,28 @@ def read_frames(
             yield frame
 
 
-def _decoded(path: str | Path, *, seek_seconds: float, short_side: int | None, with_native: bool) -> Iterator[Frame]:
-    """Frames from the keyframe at or before `seek_seconds` on."""
-    with _opened(path) as (container, stream):
-        stream.codec_context.thread_count = 1
-        time_base, origin = Fraction(stream.time_base), stream.start_time or 0
+def _seek(container: Any, stream: Any, *, seconds: float, path: str | Path) -> None:
+    """To the keyframe at or before `seconds`."""
+    if seconds > 0:
         try:
-            if seek_seconds > 0:
-                container.seek(origin + int(seek_seconds / time_base), stream=stream, backward=True)
-            for picture, coded_bytes in _pictures(container, stream):
-                if picture.pts is not None:
-                    yield Frame(
-                        pts=picture.pts,
-                        seconds=float((picture.pts - origin) * time_base),
-                        image=_to_rgb(picture, short_side),
-                        coded_bytes=coded_bytes,
-                        native=picture if with_native else None,
-                    )
+            target = (stream.start_time or 0) + int(seconds / Fraction(stream.time_base))
+            container.seek(target, stream=stream, backward=True)
         except av.error.FFmpegError as error:
-            raise MediaError(f"{path}: decoding failed: {error}", "The file is damaged from here on.") from error
+            raise MediaError(f"{path}: cannot go to second {seconds:.3f}: {error}") from error
 
 
-def _pictures(container: Any, stream: Any) -> Iterator[tuple[Any, int]]:
-    """Decoded pictures in display order, each with the bytes of the packets that bear its time stamp."""
-    coded: dict[int | None, int] = {}
-    for packet in container.demux(stream):
-        coded[packet.pts] = coded.get(packet.pts, 0) + packet.size
-        for picture in packet.decode():
-            yield picture, coded.pop(picture.pts, 0) if picture.pts is not None else 0
+def _frames(
+    found: Iterator[tuple[Any, int]], stream: Any, *, short_side: int | None, with_native: bool
+) -> Iterator[Frame]:
+    time_base, origin = Fraction(stream.time_base), stream.start_time or 0
+    for picture, coded_bytes in found:
+        yield Frame(
+            pts=picture.pts,
+            seconds=float((picture.pts - origin) * time_base),
+            image=_to_rgb(picture, short_side, size=display_size(stream, picture)),
+            coded_bytes=coded_bytes,
+            native=picture if with_native else None,
+        )
 
 
 def native_luma(frame: Frame) -> UInt8[np.ndarray, "h w"]:
@@ -151,8 +160,9 @@ def native_luma(frame: Frame) -> UInt8[np.ndarray, "h w"]:
 def native_rgb(frame: Frame, *, long_side: int) -> UInt8[np.ndarray, "h w c"]:
     """A frame read `with_native`, upright, as RGB with a longer side of at most `long_side` pixels."""
     assert frame.native is not None, "the frame was read without with_native"
-    width, height = frame.native.width, frame.native.height
-    return _to_rgb(frame.native, max(2, round(min(width, height) * min(1.0, long_side / max(width, height)))))
+    size = frame.native.height, frame.native.width
+    short_side = max(2, round(min(size) * min(1.0, long_side / max(size))))
+    return _to_rgb(frame.native, short_side, size=size)
 
 
 def sample_clip(
@@ -161,13 +171,18 @@ def sample_clip(
     """`num_frames` pictures at exact instants `start + i/fps`, each the latest frame shown at that instant.
 
     Returned as uint8 `[t, h, w, 3]`, scaled to cover `height` x `width` and cropped at the centre. Time stamps decide,
-    not frame counts, so the rate is right for every source rate. Raises MediaError when the source ends too early.
+    not frame counts, so the rate is right for every source rate. Raises MediaError when the source ends, or is damaged,
+    before the clip is read; damage elsewhere does not matter.
     """
     instants = [start_seconds + index / fps for index in range(num_frames)]
     picked: list[UInt8[np.ndarray, "h w c"]] = []
     last: Frame | None = None
+    damage: list[MediaError] = []
     # A keyframe seek lands before the start, so the frame that is on display at the first instant is seen too.
-    for frame in read_frames(path, start_seconds=max(0.0, start_seconds - 1.0), stop_seconds=None):
+    for frame in read_frames(path, start_seconds=max(0.0, start_seconds - 1.0), on_damage=damage.append):
+        if damage and last is not None and last.seconds >= start_seconds - 1e-6:
+            break  # what comes now lies behind a damaged place inside the clip
+        damage.clear()
         while last is not None and len(picked) < num_frames and frame.seconds > instants[len(picked)] + 1e-6:
             picked.append(cover(last.image, height=height, width=width))
         if len(picked) == num_frames:
@@ -178,7 +193,8 @@ def sample_clip(
         picked.append(cover(last.image, height=height, width=width))
     if len(picked) < num_frames:
         wanted = f"{num_frames} frames at {fps:g} fps from {start_seconds:.3f} s"
-        raise MediaError(f"{path}: ends before {wanted} are read (found {len(picked)}).")
+        why = damage[0].message if damage else f"{path}: ends"
+        raise MediaError(f"{why} before {wanted} are read (found {len(picked)}).")
     return np.stack(picked)
 
 
@@ -226,21 +242,6 @@ def _chain(first: Frames, rest: Iterator[Frames]) -> Iterator[Frames]:
     yield from rest
 
 
-@contextmanager
-def _opened(path: str | Path) -> Iterator[tuple[Any, Any]]:
-    try:
-        container = av.open(str(path), mode="r", metadata_errors="ignore")
-    except av.error.FileNotFoundError as error:
-        raise MediaError(f"{path}: no such file.", "Check the path.") from error
-    except (av.error.FFmpegError, OSError, ValueError) as error:
-        hint = "The file is empty, cut off, or not a video."
-        raise MediaError(f"{path}: cannot be opened as video: {error}", hint) from error
-    with container:
-        if not container.streams.video:
-            raise MediaError(f"{path}: holds no video stream.", "Is it an audio file?")
-        yield container, container.streams.video[0]
-
-
 def _duration_seconds(container: Any, stream: Any) -> float:
     if stream.duration:
         return float(Fraction(stream.duration) * Fraction(stream.time_base))
@@ -249,16 +250,17 @@ def _duration_seconds(container: Any, stream: Any) -> float:
 
 def _rotation(container: Any, stream: Any, path: str | Path) -> int:
     """Display rotation lives in side data that PyAV shows on frames only, so the first one is decoded."""
-    try:
-        for picture in container.decode(stream):
-            return int(picture.rotation) % 360
-    except av.error.FFmpegError as error:
-        raise MediaError(f"{path}: the first frame cannot be decoded: {error}") from error
-    raise MediaError(f"{path}: holds no frame that can be decoded.")
+    damage: list[MediaError] = []
+    for picture, _ in pictures(container, stream, path=path, on_damage=damage.append):
+        return int(picture.rotation) % 360
+    if damage:
+        raise damage[0]
+    raise MediaError(f"{path}: holds no frame with a time stamp that can be decoded.")
 
 
-def _to_rgb(picture: Any, short_side: int | None) -> UInt8[np.ndarray, "h w c"]:
-    width, height = picture.width, picture.height
+def _to_rgb(picture: Any, short_side: int | None, *, size: tuple[int, int]) -> UInt8[np.ndarray, "h w c"]:
+    """Upright RGB of a picture whose `size` is (rows, columns) with square pixels."""
+    height, width = size
     if short_side is not None and min(width, height) > short_side:
         scale = short_side / min(width, height)
         width, height = max(2, round(width * scale)), max(2, round(height * scale))
