@@ -17,8 +17,9 @@ from data_pipeline import shots
 from data_pipeline.fingerprint import stage_fingerprint
 from data_pipeline.recipe import ShotSettings
 from data_pipeline.shots import ShotDetector
-from data_pipeline.signals import CODE, INTEGER_COLUMNS, SIGNALS, Series
-from data_pipeline.signals.picture import ANALYSIS_SHORT_SIDE, picture_of, shrink
+from data_pipeline.signals import CODE, Series, measuring
+from data_pipeline.signals.measuring import Measuring
+from data_pipeline.signals.picture import ANALYSIS_SHORT_SIDE, Picture, shrink
 from groundwork import media
 from groundwork.errors import MediaError
 
@@ -43,22 +44,25 @@ class Header:
 
 @dataclass(frozen=True)
 class Analysis:
-    """`frames`: one row per decoded frame, in display order: pts, seconds, shot_start, thumbnail, signal columns."""
+    """`frames`: one row per decoded frame, in display order: pts, seconds, shot_start, thumbnail, signal columns.
+    `signal_milliseconds`: CPU time of each signal, part of `cpu_milliseconds`, the whole pass."""
 
     header: Header
     frames: pa.Table
     cpu_milliseconds: float
+    signal_milliseconds: dict[str, float]
 
     def to_table(self) -> pa.Table:
         """One table, the rest in its metadata."""
         meta = {"header": asdict(self.header), "cpu_milliseconds": self.cpu_milliseconds}
+        meta["signal_milliseconds"] = self.signal_milliseconds
         return self.frames.replace_schema_metadata({"analysis": json.dumps(meta)})
 
     @classmethod
     def from_table(cls, table: pa.Table) -> Analysis:
         """The reverse of `to_table`."""
         meta = json.loads(table.schema.metadata[b"analysis"])
-        return cls(Header(**meta["header"]), table, meta["cpu_milliseconds"])
+        return cls(Header(**meta["header"]), table, meta["cpu_milliseconds"], meta["signal_milliseconds"])
 
     def series(self) -> Series:
         """The numeric columns as arrays."""
@@ -69,7 +73,7 @@ def analysis_fingerprint(settings: ShotSettings) -> str:
     """Key of what `analyse` makes: its code (this file, shots, signals, the decoder) and the shot settings."""
     import data_pipeline.analysis as own
 
-    code: tuple[ModuleType, ...] = (own, shots, media, *CODE)
+    code: tuple[ModuleType, ...] = (own, shots, media, measuring, *CODE)
     return stage_fingerprint(code, settings.model_dump(mode="json"))
 
 
@@ -82,16 +86,13 @@ def analyse(path: str | Path, *, settings: ShotSettings) -> Analysis:
     started = time.process_time()
     header = _header(path)
     detector = ShotDetector(settings, fps=header.fps)
-    accumulators = {name: signal.accumulator() for name, signal in SIGNALS.items()}
+    measured = Measuring()
     columns: dict[str, list[Any]] = {"pts": [], "seconds": [], "thumbnail": []}
-    columns.update({name: [] for accumulator in accumulators.values() for name in accumulator.columns})
     next_thumbnail = 0.0
-    for frame in media.read_frames(path, short_side=ANALYSIS_SHORT_SIDE):
-        picture = picture_of(frame.image, seconds=frame.seconds)
+    for frame in media.read_frames(path, short_side=ANALYSIS_SHORT_SIDE, with_native=True):
+        picture = Picture(frame)
         detector.update(picture.small_rgb)
-        for accumulator in accumulators.values():
-            for name, value in accumulator.update(picture).items():
-                columns[name].append(value)
+        measured.update(picture)
         columns["pts"].append(frame.pts)
         columns["seconds"].append(frame.seconds)
         columns["thumbnail"].append(_thumbnail(frame.image) if frame.seconds >= next_thumbnail else None)
@@ -99,8 +100,9 @@ def analyse(path: str | Path, *, settings: ShotSettings) -> Analysis:
             next_thumbnail = frame.seconds + THUMBNAIL_SECONDS - 1e-6
     if not columns["pts"]:
         raise MediaError(f"{path}: holds no frame with a time stamp.")
-    table = _table(columns, boundaries=detector.finish())
-    return Analysis(header, table, round((time.process_time() - started) * 1000, 1))
+    table = _table(columns, measured, boundaries=detector.finish())
+    milliseconds = {name: round(seconds * 1000, 1) for name, seconds in measured.cpu_seconds.items()}
+    return Analysis(header, table, round((time.process_time() - started) * 1000, 1), milliseconds)
 
 
 def _header(path: str | Path) -> Header:
@@ -124,7 +126,7 @@ def _thumbnail(image: Any) -> bytes:
     return bytes(jpeg.tobytes())
 
 
-def _table(columns: dict[str, list[Any]], *, boundaries: list[int]) -> pa.Table:
+def _table(columns: dict[str, list[Any]], measured: Measuring, *, boundaries: list[int]) -> pa.Table:
     starts = np.zeros(len(columns["pts"]), dtype=bool)
     starts[[0, *boundaries]] = True
     arrays: dict[str, pa.Array] = {
@@ -133,6 +135,4 @@ def _table(columns: dict[str, list[Any]], *, boundaries: list[int]) -> pa.Table:
         "shot_start": pa.array(starts),
         "thumbnail": pa.array(columns.pop("thumbnail"), pa.binary()),
     }
-    for name, values in columns.items():
-        arrays[name] = pa.array(values, pa.uint64() if name in INTEGER_COLUMNS else pa.float32())
-    return pa.table(arrays)
+    return pa.table({**arrays, **measured.arrays()})

@@ -9,7 +9,21 @@ from typing import Protocol
 import numpy as np
 from jaxtyping import Float
 
-from data_pipeline.signals import exposure, motion, palette, phash, picture, sharpness, views
+from data_pipeline.signals import (
+    bitrate,
+    blockiness,
+    borders,
+    exposure,
+    flashing,
+    motion,
+    palette,
+    phash,
+    picture,
+    sharpness,
+    still,
+    transition,
+    views,
+)
 from data_pipeline.signals.picture import Picture
 
 Series = Mapping[str, Float[np.ndarray, " t"]]
@@ -37,7 +51,13 @@ class Signal:
 
 SIGNALS: dict[str, Signal] = {
     "motion": Signal(motion.Motion, motion.score),
+    "still": Signal(still.Still, still.score),
+    "transition": Signal(transition.Transition, transition.score),
+    "flashing": Signal(flashing.Flashing, flashing.score),
+    "borders": Signal(borders.Borders, borders.score),
     "sharpness": Signal(sharpness.Sharpness, sharpness.score),
+    "blockiness": Signal(blockiness.Blockiness, blockiness.score),
+    "bitrate": Signal(bitrate.Bitrate, bitrate.score),
     "exposure": Signal(exposure.Exposure, exposure.score),
     "palette": Signal(palette.Palette, palette.score),
     "phash": Signal(phash.PerceptualHash, phash.score),
@@ -54,5 +74,19 @@ def score_names() -> frozenset[str]:
     return frozenset(names)
 
 
-CODE = (picture, motion, sharpness, exposure, palette, phash, views)
+CODE = (
+    picture,
+    motion,
+    still,
+    transition,
+    flashing,
+    borders,
+    sharpness,
+    blockiness,
+    bitrate,
+    exposure,
+    palette,
+    phash,
+    views,
+)
 """The modules whose source is part of the signals' fingerprint."""
