@@ -45,7 +45,7 @@ def build_corpus(out: Path, *, files: int = 200, seed: int = 0, footage: Path | 
 
 
 def _claim(out: Path, films: Sequence[Graded]) -> None:
-    """The films of another plan would not fit these labels; a longer plan of the same seed begins with a shorter one."""
+    """Another plan's films would not fit these labels; a longer plan of one seed begins with a shorter one."""
     lines = [sha256(json.dumps(asdict(film)).encode()).hexdigest() for film in films]
     (out / FILMS).mkdir(parents=True, exist_ok=True)
     note = out / "plan.json"

@@ -1,4 +1,4 @@
-"""What a graded film is made of, as frozen rows: shots, what is injected into them, how it is recorded, what is true."""
+"""What a graded film is made of, as frozen rows: shots, what is injected, how it is recorded, what is true."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A number of files and a seed become the list of graded films: a pure function, so that its labels need no building."""
+"""A number of files and a seed become the list of graded films: a pure function, its labels need no building."""
 
 from __future__ import annotations
 

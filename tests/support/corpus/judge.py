@@ -1,0 +1,203 @@
+"""A curated dataset and the labels of its corpus become figures: cuts, reasons, copies, and what was lost."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from groundwork.storage import Storage
+
+from .graded import CLEAN, CUT, DISSOLVE
+
+Row = Mapping[str, Any]
+Rows = list[dict[str, Any]]
+TOLERANCE = 1
+# What a rule is there to reject, by the words its reason may hold; the first match counts.
+MEANT = {
+    "transition": ("transition",), "flash": ("flashing",), "block": ("blocky",), "blur": ("blur",),
+    "letterbox": ("letterbox", "pillarbox"), "border": ("letterbox", "pillarbox"),
+    "bars": ("letterbox", "pillarbox"), "text": ("subtitles",), "subtitle": ("subtitles",),
+    "static": ("static", "black", "white"), "still": ("static", "black", "white"),
+    "dark": ("black",), "black": ("black",), "bright": ("white",), "white": ("white",),
+    "clipped": ("black", "white"), "exposed": ("black", "white"),
+}
+# Labels on which a rule may fire or not: a black picture is static and blurred too, flashes also expose wrongly.
+TOLERATED = {
+    "black": set(MEANT),
+    "white": set(MEANT),
+    "static": {"still", "bit", "slideshow"},
+    "slow_pan": {"slideshow"},
+    "flashing": {"clipped", "bright", "dark", "white", "exposed", "shaky", "motion", "transition", "jitter"},
+    "letterbox": {"dark", "black", "clipped", "exposed"},
+    "pillarbox": {"dark", "black", "clipped", "exposed"},
+    "blur": {"bit", "still", "static"},
+    "blocky": {"bit", "blur"},
+}
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What a dataset holds of one corpus film: its row and, per decoded frame, its stamp and whether a shot begins.
+
+    `starts`: indices of the first frames of shots, but for the film's own.
+    """
+
+    file: str
+    status: str
+    video_id: str
+    pts: np.ndarray
+    starts: list[int]
+
+
+@dataclass(frozen=True)
+class Span:
+    """A clip of the dataset in frames [first, stop) of its film, with what was measured and decided."""
+
+    clip_id: str
+    file: str
+    first: int
+    stop: int
+    kept: bool
+    reason: str
+    scores: Mapping[str, float | None]
+    labels: frozenset[str]
+    crosses: str
+
+
+def cut_figures(films: Sequence[Judged], boundaries: Rows) -> dict[str, Any]:
+    """Hard cuts within one frame; fades and dissolves: one boundary, at most two, within the transition."""
+    truth = defaultdict(list)
+    for row in boundaries:
+        truth[row["file"]].append(row)
+    counts: Counter[str] = Counter()
+    kinds: dict[str, Counter[str]] = defaultdict(Counter)
+    worst: Counter[str] = Counter()
+    for film in films:
+        found = set(film.starts)
+        gradual = [row for row in truth[film.file] if row["kind"] != CUT]
+        for row in gradual:
+            inside = {i for i in found if row["first"] - TOLERANCE <= i <= row["stop"] + TOLERANCE}
+            found -= inside
+            kinds[row["kind"]]["hit" if inside else "missed"] += 1
+            counts["gradual_extra"] += max(0, len(inside) - 2)
+        for row in truth[film.file]:
+            if row["kind"] == CUT:
+                near = [i for i in found if abs(i - row["frame"]) <= TOLERANCE]
+                found -= set(near[:1])
+                counts["hit" if near else "missed"] += 1
+                worst[film.file] += not near
+        counts["gradual_wrong" if gradual else "wrong"] += len(found)
+        worst[film.file] += len(found)
+    fades = sum((c for kind, c in kinds.items() if kind != DISSOLVE), Counter())
+    wrong = counts["gradual_wrong"] + counts["gradual_extra"]
+    return {
+        "hard": rates(counts["hit"], counts["wrong"] + counts["gradual_wrong"], counts["missed"]),
+        "fades": rates(fades["hit"], wrong, fades["missed"]),
+        "dissolves": rates(kinds[DISSOLVE]["hit"], wrong, kinds[DISSOLVE]["missed"]),
+        "worst_files": [[file, count] for file, count in worst.most_common(8) if count],
+    }
+
+
+def rates(hit: int, wrong: int, missed: int) -> dict[str, Any]:
+    """Precision, recall, F1 (None where nothing was asked or found) with the counts they come from."""
+    precision = hit / (hit + wrong) if hit + wrong else None
+    recall = hit / (hit + missed) if hit + missed else None
+    f1 = 2 * hit / (2 * hit + wrong + missed) if 2 * hit + wrong + missed else None
+    named = {"precision": precision, "recall": recall, "f1": f1}
+    rounded = {name: None if value is None else round(value, 4) for name, value in named.items()}
+    return {**rounded, "hit": hit, "wrong": wrong, "missed": missed}
+
+
+def reason_figures(spans: Sequence[Span], rules: Sequence[Row]) -> dict[str, dict[str, Any]]:
+    """Each rule by itself, whatever other rules would have said before it: does it fire on what it is there for?"""
+    figures = {}
+    for rule in rules:
+        word = next((word for word in MEANT if word in rule["reason"]), "")
+        meant, counts = set(MEANT.get(word, ())), Counter[str]()
+        wrongly: Counter[str] = Counter()
+        for span in spans:
+            score = span.scores.get(rule["score"])
+            if score is None or (not meant & span.labels and _tolerated(rule["reason"], span.labels)):
+                counts["no score" if score is None else "tolerated"] += 1
+                continue
+            below, above = rule.get("below"), rule.get("above")
+            fires = (below is not None and score < below) or (above is not None and score > above)
+            if meant & span.labels:
+                counts["hit" if fires else "missed"] += 1
+            elif fires:
+                counts["wrong"] += 1
+                wrongly[f"{span.file}:{'+'.join(sorted(span.labels)) or CLEAN}"] += 1
+        figures[rule["reason"]] = {
+            **rates(counts["hit"], counts["wrong"], counts["missed"]),
+            "labels": sorted(meant),
+            "wrongly": [name for name, _ in wrongly.most_common(4)],
+        }
+    return figures
+
+
+def _tolerated(reason: str, labels: Iterable[str]) -> bool:
+    return any(word in reason for label in labels for word in TOLERATED.get(label, ()))
+
+
+def label_figures(spans: Sequence[Span]) -> dict[str, dict[str, Any]]:
+    """Per label: how many of its clips were rejected, by whatever reason. clean: should be none."""
+    by_label: dict[str, list[Span]] = defaultdict(list)
+    for span in spans:
+        if span.reason != "too_short":
+            for label in span.labels or {CLEAN}:
+                by_label[label].append(span)
+    figures = {}
+    for label, members in sorted(by_label.items()):
+        reasons = Counter(span.reason for span in members if not span.kept)
+        rejected = sum(reasons.values())
+        figures[label] = {
+            "clips": len(members),
+            "rejected": rejected,
+            "share": round(rejected / len(members), 4),
+            "reasons": dict(reasons.most_common()),
+        }
+    return figures
+
+
+def crossing_figures(spans: Sequence[Span]) -> dict[str, int]:
+    """Kept clips that hold pictures of two shots, by what lies between the shots: each should be none."""
+    kept = Counter(span.crosses for span in spans if span.kept and span.crosses)
+    return {"kept": sum(span.kept for span in spans), **{f"across_{kind}": count for kind, count in kept.items()}}
+
+
+def loss_figures(out: Storage, files: Rows, videos: Rows) -> dict[str, Any]:
+    """Files without a row, clips without a decision, rows with another fate than expected: each should be none."""
+    by_file = Counter(Path(row["uri"]).name for row in videos)
+    status = {Path(row["uri"]).name: row["status"] for row in videos}
+    clips = out.read_table("clips").column("clip_id").to_pylist()
+    decided = out.read_table("decisions").column("clip_id").to_pylist()
+    lost = [row["file"] for row in files if by_file[row["file"]] != 1]
+    allowed = {"ok": {"ok"}, "failed": {"failed"}, "either": {"ok", "failed"}, "duplicate": {"duplicate", "ok"}}
+    same_bytes = {row["copy_of"] for row in files if row["copy_kind"] == "same_bytes"}
+    unexpected = {}
+    for row in files:
+        is_original = row["group"] in same_bytes and row["kind"] == "original"
+        fine = allowed[row["expected"]] | ({"duplicate"} if is_original else set())
+        if status.get(row["file"], "lost") not in fine:
+            unexpected[row["file"]] = status.get(row["file"], "lost")
+    return {
+        "files": len(files),
+        "files_lost": lost,
+        "clips": len(clips),
+        "clips_lost": len(Counter(clips) - Counter(decided)) + len(Counter(decided) - Counter(clips)),
+        "unexpected_status": unexpected,
+    }
+
+
+def exact_copy_figures(files: Rows, videos: Rows) -> dict[str, Any]:
+    """Equal bytes: of each pair one must be told to be the double of the other, and nothing else."""
+    marked = {Path(row["uri"]).name for row in videos if row["status"] == "duplicate"}
+    pairs = [(row["file"], row["copy_of"]) for row in files if row["copy_kind"] == "same_bytes"]
+    originals = {Path(row["file"]).stem: row["file"] for row in files if row["kind"] == "original"}
+    hit = sum(len(marked & {copy, originals.get(of, "")}) == 1 for copy, of in pairs)
+    return rates(hit, len(marked) - hit, len(pairs) - hit)
