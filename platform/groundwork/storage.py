@@ -9,7 +9,7 @@ import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -151,17 +151,25 @@ class Storage:
     def write_json(self, relative: str, value: Any) -> None:
         self.write_bytes(relative, json.dumps(value, indent=2, sort_keys=True).encode() + b"\n")
 
-    def read_table(self, relative: str) -> pa.Table:
-        """One Parquet file, or all of them below a folder in name order. Raises StorageError when there is none."""
+    def read_table(self, relative: str, *, columns: Sequence[str] | None = None) -> pa.Table:
+        """One Parquet file, or all of them below a folder in name order. Raises StorageError when there is none.
+
+        `columns`: read only these, as far as a file has them.
+        """
         names = [relative] if relative.endswith(".parquet") else self.list(relative, suffix=".parquet")
         if not names:
             raise StorageError(f"No Parquet file below {self.uri}/{relative}.", "Has the stage that writes it run?")
         with self._errors("read", relative):
             try:
-                tables = [pq.read_table(self.path(name), filesystem=self.filesystem) for name in names]
+                tables = [self._read_parquet(name, columns) for name in names]
             except pa.ArrowInvalid as error:
                 raise StorageError(f"A Parquet file below {self.uri}/{relative} is damaged: {error}") from error
         return pa.concat_tables(tables, promote_options="default")
+
+    def _read_parquet(self, name: str, columns: Sequence[str] | None) -> pa.Table:
+        with pq.ParquetFile(self.path(name), filesystem=self.filesystem) as file:
+            have = file.schema_arrow.names
+            return file.read(columns=None if columns is None else [column for column in columns if column in have])
 
     def write_table(self, relative: str, table: pa.Table, *, row_group_size: int | None = None) -> None:
         """Write one Parquet file atomically; equal tables give equal bytes."""

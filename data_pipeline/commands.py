@@ -1,0 +1,149 @@
+"""Typed options become calls of the curate stage: the table of its commands."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from data_pipeline.policy import shipped_policies
+from data_pipeline.recipe import RECIPES, CurateRecipe
+from groundwork.commands import Command, Options, RayOptions, Recipes, Repeatable, not_built
+from groundwork.config import shipped_recipes
+from groundwork.errors import UsageError
+
+
+class RunOptions(RayOptions):
+    """Where the footage comes from and where the dataset goes."""
+
+    input: Repeatable = ()
+    """Folder, file or glob with footage, on disk or at s3://, gs://; may be given several times."""
+    out: str = ""
+    """Dataset folder or URI. Default: datasets/<name of the recipe>."""
+
+
+class DatasetOptions(Options):
+    """Which dataset."""
+
+    dataset: str = ""
+    """Dataset folder or URI (also as the first word)."""
+
+
+def _run(options: RunOptions, recipe: CurateRecipe) -> dict[str, Any]:
+    if not options.input:
+        raise UsageError("No input is given.", "Name a folder, a file or a glob: --input URI")
+    from groundwork.ray_session import prepare_environment
+
+    prepare_environment(options.address)
+    from data_pipeline.pipeline import curate
+
+    out = options.out or f"datasets/{recipe.name}"
+    return curate(recipe, inputs=list(options.input), out=out, address=options.address)
+
+
+def _run_text(summary: dict[str, Any]) -> str:
+    videos, clips = summary["videos"], summary["clips"]
+    rejected = ", ".join(f"{reason} {count}" for reason, count in clips["rejected"].items()) or "none"
+    return "\n".join(
+        [
+            "already done" if summary["already_done"] else f"done in {sum(summary['seconds'].values()):.0f} s",
+            f"videos    {videos['read']} read: {videos['ok']} ok, {videos['failed']} failed, "
+            f"{videos['duplicate']} duplicate",
+            f"clips     {clips['found']} found: {clips['kept']} kept, {sum(clips['rejected'].values())} rejected "
+            f"({rejected}), {clips['failed']} failed",
+            f"hours     {summary['hours']['read']:.4f} read, {summary['hours']['kept']:.4f} kept",
+            f"dataset   {summary['dataset']}",
+            f"report    {summary['dataset'].rstrip('/')}/report/index.html",
+        ]
+    )
+
+
+def _report(options: DatasetOptions) -> dict[str, str]:
+    _need(options.dataset, "dataset", "report DATASET")
+    from data_pipeline.report import write_report
+
+    return {"report": write_report(options.dataset)}
+
+
+class ReplayOptions(DatasetOptions):
+    """Which dataset and by which rules."""
+
+    rules: str = ""
+    """A shipped policy (`curate policies` lists them) or a policy file."""
+
+
+def _replay(options: ReplayOptions) -> dict[str, Any]:
+    _need(options.dataset, "dataset", "replay DATASET --rules POLICY")
+    _need(options.rules, "policy", "replay DATASET --rules POLICY")
+    from data_pipeline.replay import replay
+
+    return replay(options.dataset, rules_from=options.rules)
+
+
+def _replay_text(result: dict[str, Any]) -> str:
+    from data_pipeline.replay import replay_text
+
+    return replay_text(result)
+
+
+def _recipes(_: Options) -> list[str]:
+    return shipped_recipes(RECIPES)
+
+
+def _policies(_: Options) -> list[dict[str, Any]]:
+    return [policy.model_dump(mode="json") for policy in shipped_policies()]
+
+
+def _policies_text(policies: list[dict[str, Any]]) -> str:
+    lines = []
+    for policy in policies:
+        lines += [f"{policy['name']}: {policy['source']}"]
+        for reason, rule in policy["rules"].items():
+            bounds = [f"{side} {rule[side]:g}" for side in ("below", "above") if rule[side] is not None]
+            lines += [f"    {reason}: {rule['score']} {' or '.join(bounds)}"]
+        lines += [f"    not asked: {item['asks']} ({item['reason']})" for item in policy["not_covered"]]
+    return "\n".join(lines)
+
+
+def _need(value: str, what: str, usage: str) -> None:
+    if not value:
+        raise UsageError(f"No {what} is given.", usage)
+
+
+COMMANDS = (
+    Command(
+        "run",
+        "curate footage into a dataset; run again, it goes on where it stopped",
+        RunOptions,
+        _run,
+        recipes=Recipes(CurateRecipe, RECIPES),
+        text=_run_text,
+    ),
+    Command("recipes", "list the shipped recipes", Options, _recipes, text="\n".join),
+    Command("policies", "list the shipped policies with their sources", Options, _policies, text=_policies_text),
+    Command(
+        "report", "write DATASET/report/index.html again", DatasetOptions, _report, text=lambda made: made["report"]
+    ),
+    not_built("plan", "what a run would cost, from headers only"),
+    Command("replay", "decide again from stored scores, by another policy", ReplayOptions, _replay, text=_replay_text),
+    not_built("label", "review page for labelling"),
+    not_built("calibrate", "precision, recall and thresholds against labels"),
+    not_built("export", "training shards for other trainers"),
+    not_built("forget", "take a video out of every table and shard"),
+)
+
+_FIRST_WORDS = {
+    "report": ("dataset",),
+    "replay": ("dataset",),
+}
+"""Options of a command that may be given as plain words, in this order: `report DATASET`."""
+
+
+def with_flags(argv: Sequence[str]) -> list[str]:
+    """`replay DATASET …` → `replay --dataset DATASET …`."""
+    if not argv:
+        return []
+    command, rest, flags = argv[0], list(argv[1:]), list[str]()
+    for name in _FIRST_WORDS.get(command, ()):
+        if rest and not rest[0].startswith("-"):
+            flags += [f"--{name}", rest.pop(0)]
+    return [command, *flags, *rest]
