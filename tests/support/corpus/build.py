@@ -59,7 +59,7 @@ def _claim(out: Path, films: Sequence[Graded]) -> None:
 def _make(path: Path, film: Graded, films: dict[str, Graded], reel: Reel) -> None:
     part = path.with_name(f".{path.name}.part")
     if film.damage == "audio":
-        record_audio(part, seconds=3.0)
+        record_audio(part, seconds=3.0, hertz=200.0 + len(film.name) + sum(film.name.encode()) % 97)
     elif film.copy is not None and film.copy.kind == "same_bytes":
         part.write_bytes((path.parent / films[film.copy.of].file).read_bytes())
     elif film.copy is not None:
@@ -69,7 +69,7 @@ def _make(path: Path, film: Graded, films: dict[str, Graded], reel: Reel) -> Non
     else:
         part.touch()
     if film.damage not in ("", "audio"):
-        part.write_bytes(damage(part.read_bytes(), film.damage))
+        part.write_bytes(damage(part.read_bytes(), film.damage, name=film.name))
     part.rename(path)
 
 

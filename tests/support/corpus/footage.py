@@ -13,12 +13,12 @@ from groundwork.media import cover, read_frames
 
 from .graded import Take
 
-# Single shots, seen by eye: first frame, frame after the last. Clean pictures that move.
+# Single shots, seen by eye: first frame, frame after the last. In focus, and something moves.
 SHOTS: dict[str, tuple[tuple[int, int], ...]] = {
-    "bikes.mp4": ((29, 75), (75, 136), (136, 186), (186, 241)),
-    "bigbuckbunny.mp4": ((0, 132),),
-    "cityCC0.mpg": ((0, 115), (115, 190)),
-    "bbb_480p_30s.mp4": ((100, 180), (290, 370), (390, 470)),
+    "bikes.mp4": ((138, 184), (188, 239)),
+    "bigbuckbunny.mp4": ((0, 130),),
+    "cityCC0.mpg": ((0, 113), (117, 190)),
+    "bbb_480p_30s.mp4": ((390, 470),),
     "coffee_pour_720p.mp4": ((0, 80), (150, 230)),
     "cup_rotating_480p.mp4": ((20, 100), (120, 200)),
     "dog_fetch_720p.mp4": ((0, 80), (140, 220)),

@@ -19,12 +19,23 @@ Rows = list[dict[str, Any]]
 TOLERANCE = 1
 # What a rule is there to reject, by the words its reason may hold; the first match counts.
 MEANT = {
-    "transition": ("transition",), "flash": ("flashing",), "block": ("blocky",), "blur": ("blur",),
-    "letterbox": ("letterbox", "pillarbox"), "border": ("letterbox", "pillarbox"),
-    "bars": ("letterbox", "pillarbox"), "text": ("subtitles",), "subtitle": ("subtitles",),
-    "static": ("static", "black", "white"), "still": ("static", "black", "white"),
-    "dark": ("black",), "black": ("black",), "bright": ("white",), "white": ("white",),
-    "clipped": ("black", "white"), "exposed": ("black", "white"),
+    "transition": ("transition",),
+    "flash": ("flashing",),
+    "block": ("blocky",),
+    "blur": ("blur",),
+    "letterbox": ("letterbox", "pillarbox"),
+    "border": ("letterbox", "pillarbox"),
+    "bars": ("letterbox", "pillarbox"),
+    "text": ("subtitles",),
+    "subtitle": ("subtitles",),
+    "static": ("static",),
+    "still": ("static",),
+    "dark": ("black",),
+    "black": ("black",),
+    "bright": ("white",),
+    "white": ("white",),
+    "clipped": ("black", "white"),
+    "exposed": ("black", "white"),
 }
 # Labels on which a rule may fire or not: a black picture is static and blurred too, flashes also expose wrongly.
 TOLERATED = {
@@ -182,7 +193,7 @@ def loss_figures(out: Storage, files: Rows, videos: Rows) -> dict[str, Any]:
     unexpected = {}
     for row in files:
         is_original = row["group"] in same_bytes and row["kind"] == "original"
-        fine = allowed[row["expected"]] | ({"duplicate"} if is_original else set())
+        fine = allowed[row["expected"]] | ({"duplicate"} if is_original or row["damage"] == "empty" else set())
         if status.get(row["file"], "lost") not in fine:
             unexpected[row["file"]] = status.get(row["file"], "lost")
     return {
@@ -196,7 +207,8 @@ def loss_figures(out: Storage, files: Rows, videos: Rows) -> dict[str, Any]:
 
 def exact_copy_figures(files: Rows, videos: Rows) -> dict[str, Any]:
     """Equal bytes: of each pair one must be told to be the double of the other, and nothing else."""
-    marked = {Path(row["uri"]).name for row in videos if row["status"] == "duplicate"}
+    empty = {row["file"] for row in files if row["damage"] == "empty"}
+    marked = {Path(row["uri"]).name for row in videos if row["status"] == "duplicate"} - empty
     pairs = [(row["file"], row["copy_of"]) for row in files if row["copy_kind"] == "same_bytes"]
     originals = {Path(row["file"]).stem: row["file"] for row in files if row["kind"] == "original"}
     hit = sum(len(marked & {copy, originals.get(of, "")}) == 1 for copy, of in pairs)

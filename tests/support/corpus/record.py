@@ -64,9 +64,9 @@ def record_audio(path: Path, *, seconds: float, hertz: float = 440.0) -> None:
         container.mux(stream.encode())
 
 
-def damage(data: bytes, kind: str) -> bytes:
+def damage(data: bytes, kind: str, *, name: str) -> bytes:
     """What is left of a file: truncated (the first half), corrupt (its media bytes overwritten here and there), empty,
-    text (not a film at all)."""
+    text (not a film at all; it holds `name`)."""
     if kind == "truncated":
         return data[: len(data) // 2]
     if kind == "corrupt":
@@ -79,7 +79,7 @@ def damage(data: bytes, kind: str) -> bytes:
     if kind == "empty":
         return b""
     if kind == "text":
-        return b"This is a letter and not a film.\n" * 400
+        return f"This is letter {name} and not a film.\n".encode() * 400
     raise ValueError(f"kind must be truncated, corrupt, empty or text, got {kind!r}")
 
 
