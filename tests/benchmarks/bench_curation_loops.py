@@ -124,7 +124,12 @@ def cut(film: str) -> int:
 
 
 LOOPS: dict[str, Callable[[str], float]] = {
-    "bare": bare, "analyse": analyse, "blur": blur, "motion": motion, "hash": hashes, "borders": borders,
+    "bare": bare,
+    "analyse": analyse,
+    "blur": blur,
+    "motion": motion,
+    "hash": hashes,
+    "borders": borders,
     "cut": cut,
 }
 

@@ -1,0 +1,45 @@
+"""Films that curation is measured on: real footage at the sizes that people collect, a cut every few seconds."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from pathlib import Path
+
+from tests.support.corpus.effects import frames_of
+from tests.support.corpus.footage import Reel, all_takes, find_films
+from tests.support.corpus.graded import Recording, Segment
+from tests.support.corpus.record import record
+
+TINY = "tiny.mp4"
+# Name, width, height, frames per second, share of the asked length.
+SIZES = (("1080p", 1920, 1080, 30, 0.3), ("720p", 1280, 720, 30, 0.4), ("480p", 854, 480, 25, 0.3))
+_SHOT_SECONDS = 3.0
+
+
+def make_films(folder: Path, *, seconds: float, footage: Path | None) -> tuple[Path, list[Path], float]:
+    """A two-second film that stands for the start of a command, the films themselves, and how long these are."""
+    found = find_films(footage)
+    takes = [take for take in all_takes(list(found)) if take.window == 0]
+    ways = itertools.cycle(takes)
+    reel = Reel(found)
+    folder.mkdir(parents=True, exist_ok=True)
+    films, total = [], 0.0
+    for name, width, height, fps, share in SIZES:
+        recording = Recording(width=width, height=height, fps=fps, gop=fps * 8, quality=23)
+        shots = max(1, round(seconds * share / _SHOT_SECONDS))
+        films.append(_film(folder / f"{name}.mp4", recording, [next(ways) for _ in range(shots)], reel))
+        total += shots * _SHOT_SECONDS
+    tiny = _film(folder / TINY, Recording(width=320, height=180), takes[:1], reel, seconds=2.0)
+    return tiny, films, total
+
+
+def _film(
+    path: Path, recording: Recording, takes: Sequence[object], reel: Reel, *, seconds: float = _SHOT_SECONDS
+) -> Path:
+    if not path.exists():
+        segments = tuple(Segment(take, round(seconds * recording.fps)) for take in takes)  # type: ignore[arg-type]
+        part = path.with_suffix(".part")
+        record(part, frames_of(segments, recording, reel), recording)
+        part.rename(path)
+    return path
