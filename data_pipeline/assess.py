@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from data_pipeline import rules
+from data_pipeline import buckets, rules
 from data_pipeline.analysis import Analysis
-from data_pipeline.buckets import needed_seconds, upscale
+from data_pipeline.buckets import upscale
 from data_pipeline.captions import measured
 from data_pipeline.clips import Span, Timeline, clip_id, end_pts, end_seconds, plan_clips
 from data_pipeline.recipe import Bucket, CurateRecipe
+from data_pipeline.shots import find_shots
 from data_pipeline.signals import SIGNALS, score_names
 from groundwork.records import Caption, Clip, Decision
 
@@ -50,7 +51,9 @@ def assess(video_id: str, analysis: Analysis, recipe: CurateRecipe) -> list[Asse
     """The clips of one video, in order of time. Pure: equal measurements and recipe give equal rows."""
     series = analysis.series()
     header = analysis.header
-    timeline = Timeline(series["pts"], series["seconds"], [int(i) for i in np.flatnonzero(series["shot_start"])])
+    shots = find_shots(series, recipe.shots)
+    starts = [int(index) for index in np.flatnonzero(shots.starts)]
+    timeline = Timeline(series["pts"], series["seconds"], starts, shots.between)
     spans = plan_clips(timeline, recipe.clips, recipe.buckets, height=header.height, width=header.width)
     thumbnails = analysis.frames.column("thumbnail")
     pictured = np.flatnonzero(thumbnails.is_valid().to_numpy())
@@ -129,8 +132,7 @@ def _decide(clip: Clip, scores: Scores, recipe: CurateRecipe) -> Decision:
 
 def shortest_seconds(recipe: CurateRecipe) -> float:
     """What a shot must be longer than to become a clip."""
-    shortest = min(bucket.num_frames for bucket in recipe.buckets)
-    return needed_seconds(shortest, fps=recipe.clips.fps)
+    return buckets.shortest_seconds(recipe.buckets, recipe.clips)
 
 
 def _caption(clip: Clip, scores: Mapping[str, Any], recipe: CurateRecipe) -> Caption:

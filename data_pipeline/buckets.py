@@ -5,12 +5,28 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from data_pipeline.recipe import Bucket
+from data_pipeline.recipe import Bucket, ClipSettings
+from groundwork.errors import RecipeError
 
 
 def needed_seconds(num_frames: int, *, fps: float) -> float:
     """From the first sampled instant to the last: what a shot must hold at least."""
     return (num_frames - 1) / fps
+
+
+def allowed_buckets(buckets: Sequence[Bucket], settings: ClipSettings) -> list[Bucket]:
+    """Those no longer than `max_seconds`. Raises RecipeError when that leaves none."""
+    longest = settings.max_seconds or math.inf
+    allowed = [bucket for bucket in buckets if needed_seconds(bucket.num_frames, fps=settings.fps) <= longest + 1e-6]
+    if not allowed:
+        raise RecipeError(f"clips.max_seconds: no bucket lasts {longest:g} s or less at {settings.fps:g} frames/s.")
+    return allowed
+
+
+def shortest_seconds(buckets: Sequence[Bucket], settings: ClipSettings) -> float:
+    """What a shot must last to become a clip."""
+    shortest = min(bucket.num_frames for bucket in allowed_buckets(buckets, settings))
+    return max(settings.min_seconds, needed_seconds(shortest, fps=settings.fps))
 
 
 def choose_bucket(buckets: Sequence[Bucket], *, seconds: float, fps: float, height: int, width: int) -> Bucket | None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from data_pipeline.buckets import choose_bucket
+from data_pipeline.buckets import allowed_buckets, choose_bucket
 from data_pipeline.fingerprint import short_hash
 from data_pipeline.recipe import Bucket, ClipSettings
 
@@ -16,20 +16,33 @@ from data_pipeline.recipe import Bucket, ClipSettings
 class Timeline:
     """Time stamps of a video's decoded frames and the indices of the first frames of its shots.
 
-    `seconds` counts from the first frame's stamp; both arrays increase.
+    `seconds` counts from the first frame's stamp; both arrays increase. `between`: frames of fades, at the ends of
+    shots, which belong to none; None: there are no such frames.
     """
 
     pts: np.ndarray
     seconds: np.ndarray
     shot_starts: Sequence[int]
+    between: np.ndarray | None = None
 
     def frame_seconds(self) -> float:
         """Median time between frames; 1/25 s for a single picture."""
         return float(np.median(np.diff(self.seconds))) if len(self.seconds) > 1 else 0.04
 
+    def index_at(self, seconds: float) -> int:
+        """The first frame shown at `seconds` or later."""
+        return int(np.searchsorted(self.seconds, seconds - 1e-6))
+
     def shots(self) -> list[tuple[int, int]]:
         """First frame (inclusive) and last frame (exclusive) of each shot."""
         return list(zip(self.shot_starts, [*self.shot_starts[1:], len(self.pts)], strict=True))
+
+    def without_fades(self, first: int, stop: int) -> tuple[int, int]:
+        """The frames of a shot between its fades; a shot that is nothing but fade has none."""
+        if self.between is None:
+            return first, stop
+        clear = np.flatnonzero(~self.between[first:stop])
+        return (first + int(clear[0]), first + int(clear[-1]) + 1) if len(clear) else (stop, stop)
 
 
 @dataclass(frozen=True)
@@ -44,31 +57,43 @@ class Span:
 def plan_clips(
     timeline: Timeline, settings: ClipSettings, buckets: Sequence[Bucket], *, height: int, width: int
 ) -> Iterator[Span]:
-    """Cut each shot into consecutive clips, each of the longest bucket length that still fits.
+    """Cut each shot into consecutive clips, each of the longest bucket length that still fits; with `stride_seconds`,
+    a clip begins at every stride instead, and clips may overlap or leave gaps.
 
     A frame stays on display until the next, so a shot ends where the next begins. What remains of a shot behind its
-    last clip is left out; a shot too short for any bucket comes out once, without a bucket.
+    last clip is left out; a shot too short for any bucket, or for `min_seconds`, comes out once, without a bucket.
     """
+    allowed = allowed_buckets(buckets, settings)
     for number, (first, last) in enumerate(timeline.shots()):
-        start = first + (settings.trim_frames if number > 0 else 0)
-        stop = last - (settings.trim_frames if last < len(timeline.pts) else 0)
-        spans = list(_cut(timeline, start, stop, settings.fps, buckets, height=height, width=width))
+        clear_first, clear_last = timeline.without_fades(first, last)
+        start = clear_first + (settings.trim_frames if number > 0 or clear_first > first else 0)
+        stop = clear_last - (settings.trim_frames if clear_last < len(timeline.pts) else 0)
+        spans = list(_cut(timeline, start, stop, settings, allowed, height=height, width=width))
         # A shot of which the trimming leaves nothing is shown whole.
         yield from spans or [Span(start, stop, None) if start < stop else Span(first, last, None)]
 
 
 def _cut(
-    timeline: Timeline, start: int, stop: int, fps: float, buckets: Sequence[Bucket], *, height: int, width: int
+    timeline: Timeline,
+    start: int,
+    stop: int,
+    settings: ClipSettings,
+    buckets: Sequence[Bucket],
+    *,
+    height: int,
+    width: int,
 ) -> Iterator[Span]:
+    if start >= stop or end_seconds(timeline, stop) - float(timeline.seconds[start]) < settings.min_seconds - 1e-6:
+        return
     while start < stop:
-        left = end_seconds(timeline, stop) - float(timeline.seconds[start])
-        bucket = choose_bucket(buckets, seconds=left, fps=fps, height=height, width=width)
+        began = float(timeline.seconds[start])
+        left = end_seconds(timeline, stop) - began
+        bucket = choose_bucket(buckets, seconds=left, fps=settings.fps, height=height, width=width)
         if bucket is None:
             return
-        nominal = float(timeline.seconds[start]) + bucket.num_frames / fps
-        end = min(stop, int(np.searchsorted(timeline.seconds, nominal - 1e-6)))
+        end = min(stop, timeline.index_at(began + bucket.num_frames / settings.fps))
         yield Span(start, end, bucket)
-        start = end
+        start = max(start + 1, timeline.index_at(began + settings.stride_seconds)) if settings.stride_seconds else end
 
 
 def end_seconds(timeline: Timeline, stop: int) -> float:

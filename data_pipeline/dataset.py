@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import metadata
 from typing import Any
 
@@ -14,12 +14,13 @@ import pyarrow as pa
 
 from data_pipeline.analysis import Header
 from data_pipeline.assess import CLIP, AssessedClip
+from data_pipeline.failures import DAMAGED
 from data_pipeline.ingest import Source
+from data_pipeline.outcome import Outcome
 from data_pipeline.recipe import CurateRecipe
 from data_pipeline.rules import policy_hash
 from data_pipeline.shards import LATENTS, Shard
 from data_pipeline.signals import SIGNALS
-from data_pipeline.workers import Outcome
 from groundwork.config import recipe_hash
 from groundwork.records import Caption, Clip, Decision, Rejected, Video, to_table
 from groundwork.storage import Storage
@@ -34,13 +35,14 @@ _PART = "part-00000.parquet"
 @dataclass(frozen=True)
 class Curated:
     """Everything decided about a set of sources. `headers` of readable videos, `failed_videos` by video_id,
-    `failed_clips` by clip_id."""
+    `failed_clips` by clip_id; `damage`: by video_id, where readable videos are damaged."""
 
     sources: Sequence[Source]
     headers: Mapping[str, Header]
     failed_videos: Mapping[str, Outcome]
     clips: Sequence[AssessedClip]
     failed_clips: Mapping[str, Outcome]
+    damage: Mapping[str, str] = field(default_factory=dict)
 
     def state(self, item: AssessedClip) -> str:
         """kept, rejected or failed."""
@@ -157,7 +159,10 @@ def _fate(curated: Curated, source: Source) -> tuple[str, str, str]:
     failure = curated.failed_videos.get(source.video_id)
     if source.duplicate_of:
         return "duplicate", "same_bytes", source.duplicate_of
-    return ("ok", "", "") if failure is None else ("failed", failure.reason, failure.detail)
+    if failure is None:
+        detail = curated.damage.get(source.video_id, "")
+        return "ok", DAMAGED if detail else "", detail
+    return "failed", failure.reason, failure.detail
 
 
 def _video(curated: Curated, source: Source, licence: str) -> Video:

@@ -7,7 +7,7 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import ray
@@ -18,22 +18,15 @@ from ray.util.annotations import RayDeprecationWarning
 from data_pipeline.assess import AssessedClip, known_scores
 from data_pipeline.dataset import MANIFEST
 from data_pipeline.encode import EncodeJob, models_used
+from data_pipeline.failures import CRASHED
 from data_pipeline.ingest import find_sources, identify
+from data_pipeline.measurements import MeasureJob, failed_videos, further_parts
+from data_pipeline.outcome import ABORTED, FAILED, Outcome, to_row
 from data_pipeline.recipe import CurateRecipe
 from data_pipeline.rules import check
 from data_pipeline.shards import find_encoded
 from data_pipeline.steps import Run, code_fingerprints, decide, encode_jobs, encode_rows, finished, publish, summary
-from data_pipeline.workers import (
-    ABORTED,
-    CRASHED,
-    FAILED,
-    AnalyseVideo,
-    EncodeClips,
-    Outcome,
-    analysis_path,
-    failure_path,
-    to_row,
-)
+from data_pipeline.workers import AnalyseVideo, EncodeClips
 from groundwork.errors import RunError, StorageError
 from groundwork.ray_session import ray_session
 from groundwork.run_lock import only_run
@@ -82,27 +75,31 @@ class Stages:
     connect: Callable[[], None]
 
     def analyse(self) -> dict[str, Outcome]:
-        """Measure every video that is not measured yet; returns the failed ones by video_id."""
-        out, fingerprint = self.run.out, self.run.code["analyse"]
+        """Measure every video that is not measured yet; returns the failed ones by video_id.
+
+        The first part of a long video tells how many there are; the others follow in a second round.
+        """
+        kept = self.run.measurements
         unique = {source.video_id: source for source in self.run.sources if not source.duplicate_of}
-        present = set(out.list(f"work/analysis/{fingerprint}"))
-        failed = {
-            video_id: Outcome(**out.read_json(failure_path(video_id, fingerprint)))
-            for video_id in unique
-            if failure_path(video_id, fingerprint) in present
+        failed, jobs = kept.standing(unique.values())
+        arguments = {
+            "out": kept.out.uri,
+            "fingerprint": kept.fingerprint,
+            "split_seconds": kept.split_seconds,
+            "limits": dict(kept.limits),
         }
-        missing = [
-            source
-            for video_id, source in unique.items()
-            if video_id not in failed and analysis_path(video_id, fingerprint) not in present
-        ]
-        rows = [to_row({"video_id": s.video_id, "folder": s.folder, "name": s.name}) for s in missing]
-        settings = self.run.recipe.shots.model_dump(mode="json")
-        arguments = {"out": out.uri, "settings": settings, "fingerprint": fingerprint}
-        with _progress("analyse", total=len(unique), done=len(unique) - len(missing), unit="videos") as progress:
-            outcomes = _follow(progress, self._stream(rows, AnalyseVideo, arguments))
-        outcomes = {source.video_id: _crash(source.video_id) for source in missing} | outcomes
-        return failed | _failed(outcomes)
+        asked: list[MeasureJob] = []
+        outcomes: dict[str, Outcome] = {}
+        left = len({job.video_id for job in jobs})
+        with _progress("analyse", total=len(unique), done=len(unique) - left, unit="videos") as progress:
+            while jobs:
+                rows = [to_row(asdict(job)) for job in jobs]
+                asked += jobs
+                outcomes |= {job.key: _crash(job.key) for job in jobs}
+                outcomes |= _follow(progress, self._stream(rows, AnalyseVideo, arguments))
+                jobs = further_parts(jobs, outcomes)
+                progress.set_total(len(unique) + len(asked) + len(jobs) - left)
+        return failed | failed_videos(asked, outcomes)
 
     def encode(self, clips: Sequence[AssessedClip], jobs: Mapping[str, EncodeJob]) -> dict[str, Outcome]:
         """Encode every kept clip that is not encoded yet; returns the failed ones by clip_id."""
@@ -133,15 +130,16 @@ class Stages:
             return
         self.connect()
         workers, encoding = self.run.recipe.workers, worker is EncodeClips
-        size = min(workers.encode if encoding else workers.analyse, len(rows))
+        most = min(workers.encode if encoding else workers.analyse, len(rows))
+        least = min(workers.at_least, most)
         gpus = workers.encode_gpus if encoding else 0.0
-        _check_resources(cpus=size * workers.cpus, gpus=size * gpus)
+        room = _room(cpus=workers.cpus, gpus=gpus, least=least)
         with _data_context():
             dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
             done = (dataset.flat_map if encoding else dataset.map)(
                 worker,
                 fn_constructor_kwargs=dict(arguments),
-                compute=ActorPoolStrategy(size=size),
+                compute=ActorPoolStrategy(min_size=least, max_size=most, initial_size=min(most, room)),
                 num_cpus=workers.cpus,
                 num_gpus=gpus or None,
                 # A row that kills its process is tried once more; then its block, this one row, is given up.
@@ -191,15 +189,19 @@ def _crash(key: str) -> Outcome:
     return Outcome(key, FAILED, CRASHED, "the worker process died on this row, twice")
 
 
-def _check_resources(*, cpus: float, gpus: float) -> None:
-    """Ray waits for ever for what a cluster does not have, so it is looked up first."""
+def _room(*, cpus: float, gpus: float, least: int) -> int:
+    """How many workers the cluster can hold. Ray waits for ever for what it does not have: that is looked up first."""
     have = ray.cluster_resources()
+    room = []
     for name, wanted in (("CPU", cpus), ("GPU", gpus)):
-        if wanted > have.get(name, 0.0):
-            raise RunError(
-                f"The workers ask for {wanted:g} {name}, and Ray has {have.get(name, 0.0):g}.",
-                "Lower --workers.analyse, --workers.encode or --workers.cpus.",
-            )
+        if wanted:
+            room.append(int(have.get(name, 0.0) / wanted + 1e-6))
+            if room[-1] < least:
+                raise RunError(
+                    f"{least} workers ask for {least * wanted:g} {name}, and Ray has {have.get(name, 0.0):g}.",
+                    "Lower --workers.cpus, --workers.encode-gpus or --workers.at-least.",
+                )
+    return min(room)
 
 
 @contextmanager

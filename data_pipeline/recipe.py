@@ -15,17 +15,49 @@ from groundwork.config import FrozenModel
 RECIPES = Path(__file__).parent / "recipes"
 
 
-class ShotSettings(FrozenModel):
-    """How cuts are found (PySceneDetect's detectors on small frames)."""
+class DecodeSettings(FrozenModel):
+    """How sources are read."""
 
-    detector: Literal["adaptive", "content"] = "adaptive"
-    """adaptive: ratio to the neighbouring frames (robust to fast cameras); content: plain threshold."""
+    damaged: Literal["keep", "reject"] = "keep"
+    """A source damaged in its middle: keep what can be decoded, or reject the whole of it."""
+    split_seconds: float = Field(default=600.0, ge=0)
+    """Longer sources are measured in parts of about this length, side by side (0: never). Results do not depend on
+    it; a killed run repeats at most one part per worker."""
+
+
+class LimitSettings(FrozenModel):
+    """What one source may cost: beyond it, its decoding process is ended and the source fails, with the reason."""
+
+    cpu_seconds: float = Field(default=60.0, gt=0)
+    """CPU seconds for any source, or part of one …"""
+    cpu_seconds_per_minute: float = Field(default=600.0, ge=0)
+    """… and this many more per minute of film."""
+    idle_seconds: float = Field(default=300.0, gt=0)
+    """Wall seconds without any use of the CPU, as when a file system does not answer."""
+    memory_mib: int = Field(default=4096, gt=0)
+    """Resident memory of the decoding process, in MiB."""
+    max_frames: int = Field(default=4_000_000, gt=0)
+    """Frames of a source; ten hours at 60 frames per second are 2.2 million."""
+    max_pixels: int = Field(default=8192 * 8192, gt=0)
+    """Pixels of a frame, as it is coded."""
+
+
+class ShotSettings(FrozenModel):
+    """How cuts and fades are found, by the measures of PySceneDetect's detectors on small frames."""
+
+    detector: Literal["adaptive", "content", "threshold", "none"] = "adaptive"
+    """adaptive: ratio to the neighbouring frames (robust to fast cameras); content: plain threshold; threshold: fades
+    alone; none: a film is one shot."""
     threshold: float = Field(default=3.0, gt=0)
     """adaptive: ratio to the neighbours' change, about 3; content: mean HSV change 0 to 255, about 27."""
     min_content: float = Field(default=15.0, ge=0)
     """adaptive only: a cut changes HSV by at least this much, 0 to 255."""
     min_shot_seconds: float = Field(default=0.6, ge=0)
     """No second cut follows a cut sooner than this."""
+    fades: bool = True
+    """Fades through black or white end shots too, whatever the detector; their frames belong to no clip."""
+    fade_level: float = Field(default=12.0, ge=0, le=127)
+    """A fade reaches black, or white, within this many levels of mean brightness (0 to 255)."""
 
 
 class ClipSettings(FrozenModel):
@@ -35,6 +67,13 @@ class ClipSettings(FrozenModel):
     """Frame rate of the training clips."""
     trim_frames: int = Field(default=1, ge=0)
     """Source frames dropped on each side of a cut, so that no frame of the neighbour slips in."""
+    min_seconds: float = Field(default=0.0, ge=0)
+    """Shots shorter than this give no clip, even where a bucket would fit."""
+    max_seconds: float = Field(default=0.0, ge=0)
+    """Buckets longer than this are not used (0: all are)."""
+    stride_seconds: float = Field(default=0.0, ge=0)
+    """A clip begins every so many seconds of a shot (0: where the one before ends); less than a clip's length gives
+    clips that overlap."""
     max_clips: int = Field(default=0, ge=0)
     """Keep at most this many clips (0: all); the rest is rejected as over_limit."""
 
@@ -61,6 +100,19 @@ class CaptionSettings(FrozenModel):
     """measured: sentences made only from measurements (colours, light, motion, camera); needs no model."""
 
 
+class HashSettings(FrozenModel):
+    """When two clips are copies of each other, by their hash sequences."""
+
+    max_bits: int = Field(default=10, ge=0, le=20)
+    """Frames are alike when their 64-bit hashes differ in at most this many bits; other pictures differ in about 32."""
+    min_share: float = Field(default=0.75, gt=0, le=1)
+    """Share of the sampled frames that must be alike where both clips overlap."""
+    min_overlap: float = Field(default=0.4, gt=0, le=1)
+    """Share of the shorter clip that the other one must show too."""
+    same_video: bool = False
+    """Look for copies inside one video as well: loops and repeats, but also long shots in which little happens."""
+
+
 class EncodeSettings(FrozenModel):
     """How clips become latents."""
 
@@ -74,9 +126,11 @@ class WorkerSettings(FrozenModel):
     """How wide the Ray stages run. Results do not depend on it."""
 
     analyse: int = Field(default=2, gt=0)
-    """Processes that decode and measure, one video at a time each."""
+    """Processes that decode and measure, one video at a time each: at most so many, as far as the cluster has room."""
     encode: int = Field(default=2, gt=0)
-    """Processes that encode latents."""
+    """Processes that encode latents: at most so many."""
+    at_least: int = Field(default=1, gt=0)
+    """Processes that a stage waits for before it starts; it grows and shrinks between this and the number above."""
     encode_gpus: float = Field(default=0.0, ge=0)
     """GPUs (or a share of one) that each encoding process reserves; 0: it encodes on the CPU."""
     cpus: float = Field(default=0.5, gt=0)
@@ -92,6 +146,8 @@ class CurateRecipe(FrozenModel):
     """Model card whose autoencoder and text encoder make the latents."""
     licence: str = ""
     """Licence of the sources, written into the videos table and the dataset card."""
+    decode: DecodeSettings = DecodeSettings()
+    limits: LimitSettings = LimitSettings()
     shots: ShotSettings = ShotSettings()
     clips: ClipSettings = ClipSettings()
     buckets: tuple[Bucket, ...] = Field(min_length=1)

@@ -1,44 +1,95 @@
-"""Small frames become shot boundaries, with PySceneDetect's detectors fed by our own decode pass."""
+"""How frames change and how light they are becomes shot boundaries, with the rules of PySceneDetect's detectors.
+
+Boundaries follow from these numbers alone: other thresholds need no decoding, and parts of a film are joined first.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
 import numpy as np
-from jaxtyping import UInt8
-from scenedetect import FrameTimecode
-from scenedetect.detectors import AdaptiveDetector, ContentDetector
+from jaxtyping import Bool, Float
 
 from data_pipeline.recipe import ShotSettings
 
-_DETECTOR_WINDOW = 2  # frames before and after that the adaptive detector averages
+_WINDOW = 2  # frames before and after that the adaptive detector averages, as PySceneDetect does
+_LONGEST_FADE_SECONDS = 2.0  # of black: more is a shot of its own; and of the way into it and out of it
+_STEEPNESS = 0.3  # levels of light per frame that a fade changes at least
 
 
-class ShotDetector:
-    """Fed one frame after the other; `boundaries` lists the indices of the first frames of new shots."""
+@dataclass(frozen=True)
+class Shots:
+    """`starts`: which frames begin a shot, the first one always; `between`: frames of a fade, which belong to none."""
 
-    def __init__(self, settings: ShotSettings, *, fps: float) -> None:
-        self._fps = fps if fps > 0 else 25.0
-        min_frames = max(1, round(settings.min_shot_seconds * self._fps))
-        if settings.detector == "adaptive":
-            self._detector = AdaptiveDetector(
-                adaptive_threshold=settings.threshold,
-                min_content_val=settings.min_content,
-                min_scene_len=min_frames,
-                window_width=_DETECTOR_WINDOW,
-            )
-        else:
-            self._detector = ContentDetector(threshold=settings.threshold, min_scene_len=min_frames)
-        self._index = 0
-        self.boundaries: list[int] = []
+    starts: Bool[np.ndarray, " t"]
+    between: Bool[np.ndarray, " t"]
 
-    def update(self, small_rgb: UInt8[np.ndarray, "h w 3"]) -> None:
-        """Look at one more frame."""
-        bgr = np.ascontiguousarray(small_rgb[..., ::-1])
-        cuts = self._detector.process_frame(FrameTimecode(self._index, self._fps), bgr)
-        self.boundaries.extend(cut.frame_num for cut in cuts)
-        self._index += 1
 
-    def finish(self) -> list[int]:
-        """The boundaries, sorted, after the last frame."""
-        last = FrameTimecode(max(0, self._index - 1), self._fps)
-        self.boundaries.extend(cut.frame_num for cut in self._detector.post_process(last))
-        return sorted(set(self.boundaries) - {0})
+def find_shots(series: Mapping[str, np.ndarray], settings: ShotSettings) -> Shots:
+    """Shots of a film from its columns `seconds`, `content`, `brightness` and `gap` (true behind a damaged place).
+
+    No shot is shorter than `min_shot_seconds`, but for what follows a gap.
+    """
+    seconds, count = series["seconds"], len(series["seconds"])
+    gaps = np.flatnonzero(series["gap"])
+    between = np.zeros(count, bool)
+    candidates = dict.fromkeys(_cuts(series, settings), 1)
+    if settings.fades or settings.detector == "threshold":
+        for first, stop in _fades(series["brightness"], seconds, level=settings.fade_level):
+            between[first:stop] = True
+        candidates = {index: 1 for index in candidates if not between[index]}
+        candidates |= dict.fromkeys(_middles(between), 1)
+    starts = np.zeros(count, bool)
+    starts[[0, *_far_apart(sorted(candidates), seconds, settings.min_shot_seconds), *gaps]] = True
+    return Shots(starts, between)
+
+
+def _cuts(series: Mapping[str, np.ndarray], settings: ShotSettings) -> Iterable[int]:
+    content = series["content"].astype(np.float64)
+    if settings.detector == "content":
+        return [int(index) for index in np.flatnonzero(content >= settings.threshold) if index > 0]
+    if settings.detector == "adaptive" and len(content) > 2 * _WINDOW:
+        kernel = np.ones(2 * _WINDOW + 1)
+        kernel[_WINDOW] = 0
+        around = np.convolve(content, kernel, mode="valid") / (2 * _WINDOW)
+        own = content[_WINDOW:-_WINDOW]
+        jumps = (own >= settings.threshold * np.maximum(around, 1e-5)) & (own >= settings.min_content)
+        return [int(index) + _WINDOW for index in np.flatnonzero(jumps)]
+    return []
+
+
+def _fades(
+    light: Float[np.ndarray, " t"], seconds: Float[np.ndarray, " t"], *, level: float
+) -> Iterable[tuple[int, int]]:
+    """First and last frame (exclusive) of each way into black or white and out again; long darkness is no fade."""
+    for end in (light, 255.0 - light):
+        for first, stop in np.flatnonzero(np.diff(end < level, prepend=False, append=False)).reshape(-1, 2):
+            if seconds[stop - 1] - seconds[first] <= _LONGEST_FADE_SECONDS:
+                yield _ramp(end, seconds, int(first), step=-1), _ramp(end, seconds, int(stop) - 1, step=1) + 1
+
+
+def _ramp(end: Float[np.ndarray, " t"], seconds: Float[np.ndarray, " t"], index: int, *, step: int) -> int:
+    """The last frame, from `index` on in direction `step`, to which the light rises frame by frame."""
+    start = index
+    while 0 <= index + step < len(end) and end[index + step] - end[index] >= _STEEPNESS:
+        if abs(seconds[index + step] - seconds[start]) > _LONGEST_FADE_SECONDS:
+            break
+        index += step
+    return index
+
+
+def _middles(between: Bool[np.ndarray, " t"]) -> list[int]:
+    """The middle of each run that has frames on both sides."""
+    runs = np.flatnonzero(np.diff(between, prepend=False, append=False)).reshape(-1, 2)
+    return [int(first + stop) // 2 for first, stop in runs if first > 0 and stop < len(between)]
+
+
+def _far_apart(candidates: Iterable[int], seconds: Float[np.ndarray, " t"], least: float) -> list[int]:
+    """Of candidates closer together than `least` seconds the first; none so close to the film's first frame."""
+    chosen, last = [], 0
+    for index in candidates:
+        if seconds[index] - seconds[last] >= least - 1e-6:
+            chosen.append(index)
+            last = index
+    return chosen

@@ -8,18 +8,20 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from data_pipeline import assess as assess_step
-from data_pipeline import buckets, clips, dataset, rules
-from data_pipeline.analysis import Analysis, analysis_fingerprint
+from data_pipeline import buckets, clips, dataset, rules, shots
+from data_pipeline.analysis import analysis_fingerprint
 from data_pipeline.assess import AssessedClip, assess, limit
 from data_pipeline.captions import measured
 from data_pipeline.dataset import MANIFEST, Curated, build_manifest, code_version, drop_stale, files_stand, write_tables
 from data_pipeline.encode import EncodeJob, encode_fingerprint
+from data_pipeline.failures import DAMAGED
 from data_pipeline.fingerprint import short_hash, stage_fingerprint
 from data_pipeline.ingest import Source
+from data_pipeline.measurements import Measurements, measurements
+from data_pipeline.outcome import FAILED, Outcome, to_row
 from data_pipeline.recipe import CurateRecipe
 from data_pipeline.report import write_report
 from data_pipeline.shards import drop_staged, find_encoded, write_shards
-from data_pipeline.workers import DAMAGED, Outcome, analysis_path, to_row
 from groundwork.storage import Storage
 
 
@@ -49,6 +51,11 @@ class Run:
     clock: Clock = field(default_factory=Clock)
 
     @property
+    def measurements(self) -> Measurements:
+        """What the videos' measurements are kept in."""
+        return measurements(self.out, self.recipe, fingerprint=self.code["analyse"])
+
+    @property
     def key(self) -> str:
         """Equal for runs that must give equal datasets."""
         settings = self.recipe.model_dump(mode="json", exclude={"workers"})
@@ -58,9 +65,9 @@ class Run:
 
 def code_fingerprints(recipe: CurateRecipe, *, models: Mapping[str, Any]) -> dict[str, str]:
     """One per stage; `models` are those the latents come from."""
-    deciding = (assess_step, buckets, measured, clips, dataset, rules)
+    deciding = (assess_step, buckets, measured, clips, dataset, rules, shots)
     return {
-        "analyse": analysis_fingerprint(recipe.shots),
+        "analyse": analysis_fingerprint(),
         "decide": stage_fingerprint(deciding, None),
         "encode": encode_fingerprint(recipe.variant, models=models),
     }
@@ -83,15 +90,22 @@ def summary(run: Run, manifest: Mapping[str, Any], *, already_done: bool) -> dic
 
 def decide(run: Run, failed: Mapping[str, Outcome]) -> Curated:
     """Clips, scores, decisions and captions of every readable source, from its stored measurements."""
-    headers, found = {}, []
+    headers, damage, found = {}, {}, []
+    failed = dict(failed)
     for source in run.sources:
         if source.duplicate_of or source.video_id in failed:
             continue
-        path = analysis_path(source.video_id, run.code["analyse"])
-        analysis = Analysis.from_table(run.out.read_table(path))
+        analysis = run.measurements.read(source.video_id)
+        detail = analysis.damage_detail()
+        if detail and run.recipe.decode.damaged == "reject":
+            failed[source.video_id] = Outcome(source.video_id, FAILED, DAMAGED, detail)
+            continue
+        if detail:
+            damage[source.video_id] = detail
         headers[source.video_id] = analysis.header
         found += assess(source.video_id, analysis, run.recipe)
-    return Curated(run.sources, headers, failed, limit(found, max_clips=run.recipe.clips.max_clips), {})
+    chosen = limit(found, max_clips=run.recipe.clips.max_clips)
+    return Curated(run.sources, headers, failed, chosen, {}, damage)
 
 
 def encode_jobs(found: Iterable[AssessedClip], *, fps: float) -> dict[str, EncodeJob]:
@@ -142,7 +156,7 @@ def publish(run: Run, curated: Curated, jobs: Mapping[str, EncodeJob]) -> dict[s
         "code": {"version": code_version(), **run.code},
         "models": run.models,
         "run_key": run.key,
-        "retry": sum(outcome.reason != DAMAGED for outcome in outcomes),
+        "retry": sum(not outcome.lasting for outcome in outcomes),
         "seconds": run.clock.seconds,
     }
     write_report(out.uri, manifest=manifest)

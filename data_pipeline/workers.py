@@ -1,81 +1,65 @@
-"""What a worker process does with one row: analyse a video, encode some clips; faults become rows, not exceptions."""
+"""What a worker process does with one row: measure a video, encode some clips; faults become rows, not exceptions."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
-from data_pipeline.recipe import Bucket, ShotSettings
+from data_pipeline.analysis import Analysis
+from data_pipeline.failures import DAMAGED, ERROR, TOO_MANY_FRAMES, UNREADABLE
+from data_pipeline.measurements import MeasureJob, Measurements
+from data_pipeline.outcome import ABORTED, FAILED, OK, Outcome, to_row
+from data_pipeline.recipe import Bucket, LimitSettings
+from data_pipeline.sandbox import Refused, Sandbox
 from groundwork.errors import MediaError, StorageError
 from groundwork.storage import open_storage
 
-OK, FAILED, ABORTED = "ok", "failed", "aborted"
-DAMAGED, UNREADABLE, ERROR, CRASHED = "damaged", "unreadable", "error", "crashed"
-"""Reasons of failure. A damaged file stays damaged; the others may pass, so a later run tries them again."""
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of one unit of work. `aborted`: the output cannot be written, the whole run must stop."""
-
-    key: str
-    status: str
-    reason: str = ""
-    detail: str = ""
-
-
-def to_row(value: Any) -> dict[str, str]:
-    """Plain data as a row of one JSON column: Ray never has to guess a type."""
-    return {"payload": json.dumps(value)}
-
-
-def analysis_path(video_id: str, fingerprint: str) -> str:
-    """Where the measurements of a video are kept."""
-    return f"work/analysis/{fingerprint}/{video_id}.parquet"
-
-
-def failure_path(video_id: str, fingerprint: str) -> str:
-    """Where it is noted that a video is damaged."""
-    return f"work/analysis/{fingerprint}/{video_id}.failed.json"
-
 
 class AnalyseVideo:
-    """Row {video_id, folder, name} → the video's measurements on storage, and an Outcome row."""
+    """Row of a MeasureJob → the measurements of that part on storage, and an Outcome row.
 
-    def __init__(self, *, out: str, settings: dict[str, Any], fingerprint: str) -> None:
-        self._out = open_storage(out)
-        self._settings = ShotSettings.model_validate(settings)
-        self._fingerprint = fingerprint
+    Decoding goes on in a process of its own, which costs its start once; this one only watches it.
+    """
+
+    def __init__(self, *, out: str, fingerprint: str, split_seconds: float, limits: dict[str, Any]) -> None:
+        self._measurements = Measurements(open_storage(out), fingerprint, split_seconds, limits)
+        self._limits = LimitSettings.model_validate(limits)
+        self._sandbox = Sandbox(self._limits)
 
     def __call__(self, row: dict[str, str]) -> dict[str, str]:
-        video = json.loads(row["payload"])
+        job = MeasureJob(**json.loads(row["payload"]))
         try:
-            return to_row(asdict(self._analyse(video["video_id"], video["folder"], video["name"])))
+            outcome = self._measure(job)
+            if outcome.status == FAILED:
+                self._measurements.note_failure(outcome)
         except StorageError as error:
-            return to_row(asdict(Outcome(video["video_id"], ABORTED, detail=str(error))))
+            outcome = Outcome(job.key, ABORTED, detail=str(error))
+        return to_row(asdict(outcome))
 
-    def _analyse(self, video_id: str, folder: str, name: str) -> Outcome:
-        from data_pipeline.analysis import analyse
+    def _measure(self, job: MeasureJob) -> Outcome:
+        num_parts = job.num_parts
+        if not (num_parts and self._stands(job)):
+            try:
+                with open_storage(job.folder).local_path(job.name) as path:
+                    answer = self._sandbox.analyse(path, split_seconds=self._measurements.split_seconds, part=job.part)
+            except StorageError as error:
+                return Outcome(job.video_id, FAILED, UNREADABLE, error.message)
+            if isinstance(answer, Refused):
+                return Outcome(job.video_id, FAILED, answer.reason, answer.detail.replace(str(path), job.name))
+            num_parts = answer.num_parts
+            self._measurements.write(job, Analysis.from_table(answer.table), num_parts=num_parts)
+        if num_parts > 1:
+            whole = self._measurements.join_parts(job.video_id, num_parts)
+            if whole is not None and whole.frames.num_rows > self._limits.max_frames:
+                detail = f"{job.name}: holds more than {self._limits.max_frames} frames."
+                return Outcome(job.video_id, FAILED, TOO_MANY_FRAMES, detail)
+        return Outcome(job.key, OK, num_parts=num_parts)
 
-        try:
-            with open_storage(folder).local_path(name) as path:
-                try:
-                    analysis = analyse(path, settings=self._settings)
-                except MediaError as error:
-                    return self._damaged(video_id, error.message.replace(str(path), name))
-        except StorageError as error:
-            return Outcome(video_id, FAILED, UNREADABLE, error.message)
-        except Exception as error:  # the row boundary: one odd file must not end the run
-            return Outcome(video_id, FAILED, ERROR, f"{type(error).__name__}: {error}")
-        self._out.write_table(analysis_path(video_id, self._fingerprint), analysis.to_table())
-        return Outcome(video_id, OK)
-
-    def _damaged(self, video_id: str, detail: str) -> Outcome:
-        outcome = Outcome(video_id, FAILED, DAMAGED, detail)
-        self._out.write_json(failure_path(video_id, self._fingerprint), asdict(outcome))
-        return outcome
+    def _stands(self, job: MeasureJob) -> bool:
+        path = self._measurements.part_path(job.video_id, job.part, job.num_parts)
+        return self._measurements.out.exists(path)
 
 
 class EncodeClips:

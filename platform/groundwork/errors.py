@@ -7,7 +7,8 @@ PlatformError            exit 1   what was wrong, where, and what to do
 ├── InputError                    the user's data is off: names file, row, field
 ├── StorageError                  storage cannot be read or written
 ├── MediaError                    a video cannot be opened, decoded or written
-│   └── TooLargeError             its pictures have more pixels than allowed
+│   ├── TooLargeError             its pictures have more pixels than allowed
+│   └── TooLongError              it has more pictures than allowed
 ├── WeightsError                  a weights folder does not fit the model: lists every problem
 └── RunError                      a run cannot start or go on
 """
@@ -58,6 +59,10 @@ class MediaError(PlatformError):
 
 class TooLargeError(MediaError):
     """A video's pictures have more pixels than allowed."""
+
+
+class TooLongError(MediaError):
+    """A video has more pictures than allowed."""
 
 
 class WeightsError(PlatformError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -83,6 +84,14 @@ def probe(path: str | Path, *, max_pixels: int = 0) -> VideoHeader:
         )
 
 
+def keyframe_seconds(path: str | Path) -> list[float]:
+    """Where decoding can begin, as the container's index says: in order, from the first time stamp, in decoding time,
+    which may lie a few frames before the time of display. Empty where there is no index at the head of the file."""
+    with opened(path) as (_, stream):
+        time_base, origin = Fraction(stream.time_base), stream.start_time or 0
+        return sorted(float((e.timestamp - origin) * time_base) for e in stream.index_entries if e.is_keyframe)
+
+
 def read_frames(
     path: str | Path,
     *,
@@ -104,7 +113,7 @@ def read_frames(
 
     def decoded(seek_seconds: float) -> Iterator[Frame]:
         with opened(path, max_pixels=max_pixels) as (container, stream):
-            _seek(container, stream, seconds=seek_seconds, path=path)
+            _seek(container, stream, seconds=seek_seconds)
             found = pictures(container, stream, path=path, on_damage=on_damage)
             yield from _frames(found, stream, short_side=short_side, with_native=with_native)
 
@@ -121,14 +130,12 @@ def read_frames(
             yield frame
 
 
-def _seek(container: Any, stream: Any, *, seconds: float, path: str | Path) -> None:
-    """To the keyframe at or before `seconds`."""
+def _seek(container: Any, stream: Any, *, seconds: float) -> None:
+    """To the keyframe at or before `seconds`; where that fails, reading from the top finds the frames too."""
     if seconds > 0:
-        try:
+        with suppress(av.error.FFmpegError):
             target = (stream.start_time or 0) + int(seconds / Fraction(stream.time_base))
             container.seek(target, stream=stream, backward=True)
-        except av.error.FFmpegError as error:
-            raise MediaError(f"{path}: cannot go to second {seconds:.3f}: {error}") from error
 
 
 def _frames(

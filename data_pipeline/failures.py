@@ -1,0 +1,14 @@
+"""Why a source or a clip failed: the reasons, and which of them a later run need not try again."""
+
+from __future__ import annotations
+
+DAMAGED, UNREADABLE, ERROR, CRASHED = "damaged", "unreadable", "error", "crashed"
+TIMEOUT, OUT_OF_MEMORY = "timeout", "out_of_memory"
+TOO_MANY_FRAMES, TOO_MANY_PIXELS = "too_many_frames", "too_many_pixels"
+BAD_ROW = "bad_row"
+"""A row of a manifest that names no source."""
+
+LIMITED = frozenset({TIMEOUT, OUT_OF_MEMORY, TOO_MANY_FRAMES, TOO_MANY_PIXELS})
+"""Reasons that the recipe's limits give: other limits, and the source is tried again."""
+LASTING = frozenset({DAMAGED, BAD_ROW}) | LIMITED
+"""Reasons that stay as they are; the others may pass, so a later run tries those sources again."""

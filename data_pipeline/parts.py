@@ -1,0 +1,44 @@
+"""A long video's header and index become the parts it is measured in, side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+WARM_UP_FRAMES = 64
+"""Frames decoded in front of a part, so that signals know what came before: none may look back further."""
+_WARM_UP_SECONDS = 1.0  # at least: a keyframe's time of display lies a few frames behind its place in the index
+
+
+@dataclass(frozen=True)
+class Part:
+    """Frames from `start_seconds` (inclusive) to `stop_seconds` (exclusive; None: to the end), decoded from the
+    keyframe at or before `read_from_seconds` on."""
+
+    start_seconds: float = 0.0
+    stop_seconds: float | None = None
+    read_from_seconds: float = 0.0
+
+
+WHOLE = Part()
+
+
+def plan_parts(
+    keyframe_seconds: Sequence[float], *, duration_seconds: float, fps: float, split_seconds: float
+) -> list[Part]:
+    """Parts of about `split_seconds` (0: one part), each beginning just behind a keyframe so that little is decoded
+    twice. A film that the index or the header says nothing of stays whole."""
+    warm_up = max(_WARM_UP_SECONDS, WARM_UP_FRAMES / fps if fps > 0 else 0.0)
+    cuts: list[Part] = []
+    if split_seconds > 0:
+        last = 0.0
+        for keyframe in keyframe_seconds:
+            start = keyframe + 2 * warm_up
+            if start - last >= split_seconds and duration_seconds - start >= split_seconds / 2:
+                cuts.append(Part(start_seconds=start, read_from_seconds=keyframe + warm_up))
+                last = start
+    stops = [part.start_seconds for part in cuts]
+    return [
+        Part(part.start_seconds, stop, part.read_from_seconds)
+        for part, stop in zip([WHOLE, *cuts], [*stops, None], strict=True)
+    ]
