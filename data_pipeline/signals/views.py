@@ -28,8 +28,8 @@ VIEWS: tuple[tuple[float, float, float, float], ...] = (
     (0.0, 0.1, 1.0, 1.0),
     (0.125, 0.0, 0.875, 1.0),
 )
-"""Left, top, right and bottom of each part, in shares of the picture without black bars. Neighbouring sizes differ by
-5 per cent, about as much as the hash forgives; the last one is 4:3 out of 16:9."""
+"""Left, top, right and bottom of each part, in shares of the picture; the first is what lies between black bars.
+Neighbouring sizes differ by 5 per cent, about as much as the hash forgives; the last one is 4:3 out of 16:9."""
 COLUMNS = tuple(f"view_{number:02d}" for number in range(len(VIEWS)))
 _SIDE = 32
 _BLACK, _LARGEST_BAR = 20, 0.3
@@ -44,13 +44,14 @@ class Views:
     columns = COLUMNS
 
     def __init__(self) -> None:
-        self._next_seconds = 0.0
+        self._slot = -1
 
     def update(self, picture: Picture) -> dict[str, int]:
         """The values of one more frame."""
-        if picture.seconds < self._next_seconds - 1e-6:
+        # The first frame of each slot: a rule without memory, so that parts of a video agree with the whole.
+        slot, self._slot = self._slot, int((picture.seconds + 1e-6) // SAMPLE_SECONDS)
+        if slot == self._slot:
             return dict.fromkeys(COLUMNS, 0)
-        self._next_seconds = picture.seconds + SAMPLE_SECONDS
         return dict(zip(COLUMNS, view_hashes(picture.small_luma), strict=True))
 
 
@@ -58,7 +59,7 @@ def view_hashes(luma: UInt8[np.ndarray, "h w"]) -> list[int]:
     """The hash of each view of a picture, comparable with `phash.perceptual_hash`."""
     top, bottom, left, right = content_box(luma)
     box = luma[top:bottom, left:right]
-    small = np.stack([_part(box, view) for view in VIEWS]).astype(np.float64)
+    small = np.stack([_part(box if view == VIEWS[0] else luma, view) for view in VIEWS]).astype(np.float64)
     coefficients = np.rint((_DCT @ small @ _DCT.T).reshape(len(VIEWS), -1)[:, _PICKED])
     bits = np.packbits(coefficients > np.median(coefficients, axis=1, keepdims=True), axis=1)
     hashes = [int(value) for value in np.ascontiguousarray(bits).view(">u8").ravel()]
