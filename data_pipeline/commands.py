@@ -64,6 +64,31 @@ def _report(options: DatasetOptions) -> dict[str, str]:
     return {"report": write_report(options.dataset)}
 
 
+class PlanOptions(Options):
+    """What is to be curated, where to, and what experience there is."""
+
+    input: Repeatable = ()
+    """Folder, file or glob with footage, on disk or at s3://, gs://; may be given several times."""
+    out: str = ""
+    """Where the dataset would go: its free space is looked up. Default: datasets/<name of the recipe>."""
+    like: str = ""
+    """A dataset curated before (a sample of the same footage): its yield and cost are taken, with an interval."""
+
+
+def _plan(options: PlanOptions, recipe: CurateRecipe) -> dict[str, Any]:
+    if not options.input:
+        raise UsageError("No input is given.", "Name a folder, a file or a glob: --input URI")
+    from data_pipeline.plan import plan
+
+    return plan(recipe, inputs=options.input, out=options.out or f"datasets/{recipe.name}", like=options.like)
+
+
+def _plan_text(result: dict[str, Any]) -> str:
+    from data_pipeline.plan import plan_text
+
+    return plan_text(result)
+
+
 class ReplayOptions(DatasetOptions):
     """Which dataset and by which rules."""
 
@@ -123,7 +148,14 @@ COMMANDS = (
     Command(
         "report", "write DATASET/report/index.html again", DatasetOptions, _report, text=lambda made: made["report"]
     ),
-    not_built("plan", "what a run would cost, from headers only"),
+    Command(
+        "plan",
+        "what a run would yield and cost, from the headers of the inputs alone",
+        PlanOptions,
+        _plan,
+        recipes=Recipes(CurateRecipe, RECIPES),
+        text=_plan_text,
+    ),
     Command("replay", "decide again from stored scores, by another policy", ReplayOptions, _replay, text=_replay_text),
     not_built("label", "review page for labelling"),
     not_built("calibrate", "precision, recall and thresholds against labels"),

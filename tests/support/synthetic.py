@@ -29,7 +29,13 @@ RANGES = {
 
 
 def write_dataset(
-    out: Storage, recipe: CurateRecipe, *, clips: int, seed: int = 0, clips_per_part: int = 100_000
+    out: Storage,
+    recipe: CurateRecipe,
+    *,
+    clips: int,
+    seed: int = 0,
+    clips_per_part: int = 100_000,
+    videos: bool = False,
 ) -> None:
     """`clips` clips of 20 per video with uniform scores, a hundredth of them absent, decided by the recipe's rules."""
     numbers = np.random.default_rng(seed)
@@ -44,16 +50,29 @@ def write_dataset(
     tables = {"clips": {"video_id": video, "start_seconds": start, "stop_seconds": columns["seconds"]}}
     for stage, names in SCORES.items():
         tables[f"signals/{stage}"] = {name: pa.array(columns[name], mask=np.isnan(columns[name])) for name in names}
+    if videos:  # of a minute each; a clip costs half a second
+        names = sorted(set(video.to_pylist()))
+        tables["videos"] = {"video_id": names, "duration_seconds": [60.0] * len(names), "status": ["ok"] * len(names)}
+        tables["timings"] = {"cpu_milliseconds": np.full(clips, 500.0)}
     verdicts = judge(columns, recipe.rules, shortest_seconds=1.0)
     digest = policy_hash(recipe.rules, max_clips=0)
     decided = verdicts.to_table(ids)
     tables[f"decisions/{digest}"] = {name: decided.column(name) for name in decided.column_names[1:]}
     files = {}
     for folder, values in tables.items():
-        table = pa.table({"clip_id": ids, **values})
+        table = pa.table(values if folder == "videos" else {"clip_id": ids, **values})
         for part, first in enumerate(range(0, clips, clips_per_part)):
             path = f"{folder}/part-{part:05d}.parquet"
             out.write_table(path, table.slice(first, clips_per_part))
             files[path] = {"bytes": out.size(path)}
     policy = {"name": recipe.policy, "hash": digest}
-    out.write_json("manifest.json", {"files": files, "recipe": recipe.model_dump(mode="json"), "policy": policy})
+    out.write_json(
+        "manifest.json",
+        {
+            "files": files,
+            "recipe": recipe.model_dump(mode="json"),
+            "policy": policy,
+            "shards": [{"bucket": "17x96x144", "clips": int(verdicts.kept.sum())}],
+            "seconds": {"encode": 10.0},
+        },
+    )
