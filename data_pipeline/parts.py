@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 WARM_UP_FRAMES = 64
-"""Frames decoded in front of a part, so that signals know what came before: none may look back further."""
-_WARM_UP_SECONDS = 1.0  # at least: a keyframe's time of display lies a few frames behind its place in the index
+WARM_UP_SECONDS = 2.5
+"""Both at least are decoded in front of a part, so that signals know what came before: none may look back further."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,9 @@ def plan_parts(
 ) -> list[Part]:
     """Parts of about `split_seconds` (0: one part), each beginning just behind a keyframe so that little is decoded
     twice. A film that the index or the header says nothing of stays whole."""
-    warm_up = max(_WARM_UP_SECONDS, WARM_UP_FRAMES / fps if fps > 0 else 0.0)
+    warm_up = max(WARM_UP_SECONDS, WARM_UP_FRAMES / fps if fps > 0 else 0.0)
+    # Seeking to where decoding shall begin finds the keyframe: its time of display lies a few frames behind its place in
+    # the index, and well within a warm-up.
     cuts: list[Part] = []
     if split_seconds > 0:
         last = 0.0

@@ -15,6 +15,7 @@ _STEP = 0.1  # of the greatest relative luminance: WCAG 2.2, "general flash"
 _DARKER_BELOW = 0.8  # the darker of the two states
 _AREA = 0.25  # of the picture that changes at once
 _GAMMA = 2.2
+_MEMORY_SECONDS = 2.0
 
 
 class Flashing:
@@ -27,13 +28,17 @@ class Flashing:
         self._low: Float[np.ndarray, "8 8"] | None = None
         self._high = np.zeros((_CELLS, _CELLS))
         self._direction = np.zeros((_CELLS, _CELLS), np.int8)
+        self._slot = -1
 
     def update(self, picture: Picture) -> dict[str, float]:
         """The values of one more frame."""
         cells = cv2.resize(picture.tiny_luma, (_CELLS, _CELLS), interpolation=cv2.INTER_AREA)
         light = (cells.astype(np.float64) / 255) ** _GAMMA
-        if self._low is None:
+        # What was before is forgotten every two seconds: parts measured side by side then agree with the whole.
+        slot, self._slot = self._slot, int((picture.seconds + 1e-6) // _MEMORY_SECONDS)
+        if self._low is None or slot != self._slot:
             self._low, self._high = light, light
+            self._direction[:] = 0
         self._low, self._high = np.minimum(self._low, light), np.maximum(self._high, light)
         rise = (self._direction <= 0) & (light - self._low >= _STEP) & (self._low < _DARKER_BELOW)
         fall = (self._direction >= 0) & (self._high - light >= _STEP) & (light < _DARKER_BELOW) & ~rise
