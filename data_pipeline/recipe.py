@@ -54,6 +54,8 @@ class ShotSettings(FrozenModel):
     """adaptive only: a cut changes HSV by at least this much, 0 to 255."""
     min_shot_seconds: float = Field(default=0.6, ge=0)
     """No second cut follows a cut sooner than this."""
+    flash_seconds: float = Field(default=0.2, ge=0)
+    """A jump of light that is undone within this time is a flash and no cut (0: every jump is a cut)."""
     fades: bool = True
     """Fades through black or white end shots too, whatever the detector; their frames belong to no clip."""
     fade_level: float = Field(default=12.0, ge=0, le=127)

@@ -16,6 +16,8 @@ from data_pipeline.recipe import ShotSettings
 _WINDOW = 2  # frames before and after that the adaptive detector averages, as PySceneDetect does
 _LONGEST_FADE_SECONDS = 2.0  # of black: more is a shot of its own; and of the way into it and out of it
 _STEEPNESS = 0.3  # levels of light per frame that a fade changes at least
+_FLASH_STEP = 20.0  # levels of light by which a flash changes the whole picture at least …
+_FLASH_UNDONE = 0.15  # … and how near, in shares of that step, the light comes back to where it was
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ def find_shots(series: Mapping[str, np.ndarray], settings: ShotSettings) -> Shot
     seconds, count = series["seconds"], len(series["seconds"])
     gaps = np.flatnonzero(series["gap"])
     between = np.zeros(count, bool)
-    candidates = dict.fromkeys(_cuts(series, settings), 1)
+    candidates = dict.fromkeys(_without_flashes(_cuts(series, settings), series, settings.flash_seconds), 1)
     if settings.fades or settings.detector == "threshold":
         for first, stop in _fades(series["brightness"], seconds, level=settings.fade_level):
             between[first:stop] = True
@@ -57,6 +59,20 @@ def _cuts(series: Mapping[str, np.ndarray], settings: ShotSettings) -> Iterable[
         jumps = (own >= settings.threshold * np.maximum(around, 1e-5)) & (own >= settings.min_content)
         return [int(index) + _WINDOW for index in np.flatnonzero(jumps)]
     return []
+
+
+def _without_flashes(candidates: Iterable[int], series: Mapping[str, np.ndarray], longest: float) -> Iterable[int]:
+    """Those jumps of light that are not undone, nor undo one, within `longest` seconds."""
+    light, seconds = series["brightness"].astype(np.float64), series["seconds"]
+    for index in candidates:
+        before, after = light[index - 1], light[index]
+        first = int(np.searchsorted(seconds, seconds[index] - longest))
+        stop = int(np.searchsorted(seconds, seconds[index] + longest, side="right"))
+        near = _FLASH_UNDONE * abs(after - before)
+        undone = (np.abs(light[index + 1 : stop] - before) < near).any()
+        undoes = (np.abs(light[first : index - 1] - after) < near).any()
+        if abs(after - before) < _FLASH_STEP or not (undone or undoes):
+            yield index
 
 
 def _fades(

@@ -103,6 +103,17 @@ def test_no_fade_is_seen_where_none_is_asked_for_nor_in_a_long_night() -> None:
     assert boundaries(faded(level=0.0, dark_frames=60), ShotSettings()) == []
 
 
+def test_flashes_are_no_cuts(measured: dict[str, Series]) -> None:
+    series = measured["city.mpg"]
+    content, light = series["content"].copy(), series["brightness"].copy()
+    for first in (40, 150):  # three bright frames: two jumps
+        light[first : first + 3] += 80
+        content[[first, first + 3]] = 60
+    flashed = {**series, "content": content, "brightness": light}
+    assert boundaries(flashed, TOY_SHOTS) == boundaries(series, TOY_SHOTS)
+    assert len(boundaries(flashed, ShotSettings(min_shot_seconds=0.3, flash_seconds=0))) > 2
+
+
 def test_a_damaged_place_ends_a_shot(measured: dict[str, Series]) -> None:
     gap = np.arange(132) == 70
     assert boundaries({**measured["bunny.mp4"], "gap": gap}, TOY_SHOTS) == [70]
