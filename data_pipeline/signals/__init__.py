@@ -67,11 +67,9 @@ SIGNALS: dict[str, Signal] = {
 
 def score_names() -> frozenset[str]:
     """Every score that the signals give a clip."""
-    names: set[str] = set()
-    for signal in SIGNALS.values():
-        columns = ("seconds", *signal.accumulator().columns)
-        names.update(signal.score({column: np.arange(2.0) for column in columns}))
-    return frozenset(names)
+    columns = {column for signal in SIGNALS.values() for column in signal.accumulator().columns}
+    series = {column: np.arange(2.0) for column in ("seconds", *columns)}
+    return frozenset(name for signal in SIGNALS.values() for name in signal.score(series))
 
 
 CODE = (

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import cv2
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
 from data_pipeline.signals.picture import Picture
 
 COLUMNS = ("bar_top", "bar_bottom", "bar_left", "bar_right")
-_BLACK_MEAN, _BLACK_PEAK = 20, 48  # luma of a line of a bar: coding noise and ringing included
-_EDGE = 6.0  # a bar ends with a jump of light: the line behind it is brighter by so much, or it is a dark scene
+_BLACK_MEAN, _BLACK_PEAK = 20, 40  # luma of a line of a bar: coding noise and ringing included
+_EDGE = 6.0  # a bar ends with a jump of light from one line to the next but one; a dark scene fades
 _AGREE = 0.05  # share of frames that may show less bar than the score says
+_LEAST_SEEN = 0.2  # share of the frames in which the edge of a bar must be seen
 
 
 class Borders:
-    """Per frame: thickness of the black bars as shares (0 to 1) of the height, or width; NaN for a black picture."""
+    """Per frame: thickness of the black bars as shares (0 to 1) of the height, or width; NaN where the picture is too
+    dark to tell where a bar ends."""
 
     columns = COLUMNS
 
@@ -26,10 +29,10 @@ class Borders:
 
 
 def bars(luma: UInt8[np.ndarray, "h w"]) -> tuple[float, float, float, float]:
-    """Shares of the picture that are black bars: top, bottom, left, right. NaN where all of it is black."""
+    """Shares of the picture that are black bars: top, bottom, left, right. NaN where it is black without an edge."""
     found: list[float] = []
     for axis in (1, 0):
-        means, peaks = luma.mean(axis=axis), luma.max(axis=axis)
+        means, peaks = cv2.reduce(luma, axis, cv2.REDUCE_AVG, dtype=cv2.CV_32F).ravel(), luma.max(axis=axis)
         black = (means <= _BLACK_MEAN) & (peaks <= _BLACK_PEAK)
         if black.all():
             return (float("nan"),) * 4
@@ -42,13 +45,13 @@ def _bar(black: Bool[np.ndarray, " n"], means: Float[np.ndarray, " n"]) -> float
     count = int(np.argmin(black))
     if not count:
         return 0.0
-    # One line of the border is a mixture after scaling, so the light is compared one line further in.
-    inside = float(means[min(count + 1, len(means) - 1)])
-    return count / len(means) if inside - float(np.median(means[:count])) >= _EDGE else 0.0
+    # The line at the edge is a mixture after scaling, so the ones on both sides of it are compared.
+    inside, bar = float(means[min(count + 1, len(means) - 1)]), float(means[max(0, count - 2)])
+    return count / len(means) if inside - bar >= _EDGE else float("nan")
 
 
 def score(series: Mapping[str, Float[np.ndarray, " t"]]) -> dict[str, float]:
-    """Bars that are there all the time, as shares (0 to 1) of the picture; black frames have no say.
+    """Bars that are there all the time, as shares (0 to 1) of the picture; frames too dark to tell have no say.
 
     `letterbox_share`: of the height, above and below; `pillarbox_share`: of the width, at the sides; `border_share`: of
     the area. `crop_top`, `crop_bottom`, `crop_left`, `crop_right`: how much to cut off on each side.
@@ -65,4 +68,4 @@ def score(series: Mapping[str, Float[np.ndarray, " t"]]) -> dict[str, float]:
 
 def _lasting(shares: Float[np.ndarray, " t"]) -> float:
     seen = shares[~np.isnan(shares)]
-    return float(np.quantile(seen, _AGREE, method="lower")) if len(seen) else 0.0
+    return float(np.quantile(seen, _AGREE, method="lower")) if len(seen) >= _LEAST_SEEN * len(shares) else 0.0

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import cv2
 import numpy as np
 from jaxtyping import Float
 
 from data_pipeline.signals.picture import Picture
 
 DARK_LUMA, BRIGHT_LUMA = 8, 247
+BLANK_SHARE = 0.98
+"""Of the pixels of a black or a white frame: a logo in a corner is none of its picture."""
 
 
 class Exposure:
@@ -21,18 +24,23 @@ class Exposure:
         """The values of one more frame."""
         luma = picture.small_luma
         return {
-            "luma": float(luma.mean()),
-            "dark_share": float((luma <= DARK_LUMA).mean()),
-            "bright_share": float((luma >= BRIGHT_LUMA).mean()),
+            "luma": cv2.mean(luma)[0],
+            "dark_share": 1 - cv2.countNonZero(cv2.compare(luma, DARK_LUMA, cv2.CMP_GT)) / luma.size,
+            "bright_share": cv2.countNonZero(cv2.compare(luma, BRIGHT_LUMA, cv2.CMP_GE)) / luma.size,
         }
 
 
 def score(series: Mapping[str, Float[np.ndarray, " t"]]) -> dict[str, float]:
-    """`luma_mean` 0 to 255; `dark_share`, `bright_share` 0 to 1; `clipped_share` is their sum."""
+    """`luma_mean` 0 to 255; `dark_share`, `bright_share` 0 to 1, of the pixels; `clipped_share` is their sum.
+
+    `black_share`, `white_share`: share (0 to 1) of the frames that are all black, or all white.
+    """
     dark, bright = float(series["dark_share"].mean()), float(series["bright_share"].mean())
     return {
         "luma_mean": float(series["luma"].mean()),
         "dark_share": dark,
         "bright_share": bright,
         "clipped_share": dark + bright,
+        "black_share": float((series["dark_share"] >= BLANK_SHARE).mean()),
+        "white_share": float((series["bright_share"] >= BLANK_SHARE).mean()),
     }

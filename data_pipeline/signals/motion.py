@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 
 import cv2
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 
 from data_pipeline.signals.picture import Picture
 
 COLUMNS = ("flow", "flow_x", "flow_y", "zoom", "moving", "camera", "subject")
+_THIN = 2  # means and medians are taken from every second pixel
 _GRID = 8  # the camera's movement is fitted on every eighth pixel
-_ROUNDS = 3  # of the robust fit; more change nothing visible
+_LEAST_SEEN = 0.05  # share of the grid that must have texture before a camera is looked for
+_ROUNDS = 2  # of the robust fit; more change nothing visible
+_RIDGE = 1e-9 * np.eye(4)
 _NOISE_PIXELS = 0.2  # movement between two frames that the flow cannot tell from noise
+_SIDE = 9  # pixels of the neighbourhood that the next two are means of
+_CHANGE_LEVELS = 1  # of luma from frame to frame: less is coding noise
+_TEXTURE_LEVELS = 2  # of luma from pixel to pixel: with less, nothing is there whose movement could be seen
 _MOVING_SPEED = 0.02  # of the short side per second: a pixel that moves
 _SHAKE_SECONDS = 0.5  # what the camera does within this time is a shake, not a course
 
@@ -24,6 +31,8 @@ class Motion:
     `zoom`: least-squares growth of the picture about its centre (0.01: one per cent larger). `moving`: share (0 to 1)
     of pixels that move faster than 2 % of the short side per second. `camera`: mean length of the one movement (shift,
     zoom and turn) that most of the picture takes part in; `subject`: mean length of what is left of the flow.
+    Where the light stays as it was, flow is a guess of the method and counts as no movement; where there is no texture
+    it has no say in the camera's.
     """
 
     columns = COLUMNS
@@ -39,22 +48,48 @@ class Motion:
         passed, self._seconds = picture.seconds - self._seconds, picture.seconds
         if before is None or before.shape != picture.small_luma.shape:
             return dict.fromkeys(COLUMNS, 0.0)
-        return flow_values(self._flow.calc(before, picture.small_luma, None), seconds=passed)
+        flow = self._flow.calc(before, picture.small_luma, None)
+        seen, textured = changed(before, picture.small_luma), has_texture(picture.small_luma)
+        return flow_values(flow, seen=seen, textured=textured, seconds=passed)
 
 
-def flow_values(flow: Float[np.ndarray, "h w 2"], *, seconds: float) -> dict[str, float]:
-    """A flow field in pixels (x right, y down), over so many seconds, as the values of `Motion`."""
+def changed(before: UInt8[np.ndarray, "h w"], after: UInt8[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
+    """Around which pixels the light changes by more than coding noise."""
+    return _at_least(cv2.absdiff(before, after), _CHANGE_LEVELS)
+
+
+def has_texture(luma: UInt8[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
+    """Around which pixels there is something whose movement could be seen."""
+    return _at_least(cv2.absdiff(luma, np.roll(luma, 1, axis=1)), _TEXTURE_LEVELS)
+
+
+def _at_least(change: UInt8[np.ndarray, "h w"], levels: int) -> Bool[np.ndarray, "h w"]:
+    sums = cv2.boxFilter(change, cv2.CV_16U, (_SIDE, _SIDE), normalize=False)
+    marked: Bool[np.ndarray, "h w"] = sums >= levels * _SIDE**2
+    return marked
+
+
+def flow_values(
+    flow: Float[np.ndarray, "h w 2"],
+    *,
+    seen: Bool[np.ndarray, "h w"],
+    textured: Bool[np.ndarray, "h w"],
+    seconds: float,
+) -> dict[str, float]:
+    """A flow field in pixels (x right, y down), over so many seconds, as the values of `Motion`. `seen`: where the
+    picture changes; `textured`: where one could see that it does not."""
     height, width = flow.shape[:2]
     short = min(height, width)
-    rows, columns = _centred(height)[:, None], _centred(width)[None, :]
-    outward = float((flow[..., 0] * columns).mean() + (flow[..., 1] * rows).mean())
+    right, down = (np.ascontiguousarray(flow[::_THIN, ::_THIN, part]) for part in (0, 1))
+    rows, columns = _centred(height)[::_THIN, None], _centred(width)[None, ::_THIN]
+    outward = float((right * columns).mean() + (down * rows).mean())
     spread = float((columns**2).mean() + (rows**2).mean())
-    lengths = cv2.magnitude(flow[..., 0], flow[..., 1])
-    camera, subject = camera_and_subject(flow)
+    lengths = cv2.magnitude(right, down) * seen[::_THIN, ::_THIN]
+    camera, subject = camera_and_subject(flow, seen=seen, textured=textured)
     return {
         "flow": float(lengths.mean()) / short,
-        "flow_x": float(np.median(flow[..., 0])) / short,
-        "flow_y": float(np.median(flow[..., 1])) / short,
+        "flow_x": float(np.median(right)) / short,
+        "flow_y": float(np.median(down)) / short,
         "zoom": outward / spread,
         "moving": float((lengths > max(_NOISE_PIXELS, _MOVING_SPEED * short * seconds)).mean()),
         "camera": camera / short,
@@ -62,29 +97,40 @@ def flow_values(flow: Float[np.ndarray, "h w 2"], *, seconds: float) -> dict[str
     }
 
 
-def camera_and_subject(flow: Float[np.ndarray, "h w 2"]) -> tuple[float, float]:
+def camera_and_subject(
+    flow: Float[np.ndarray, "h w 2"], *, seen: Bool[np.ndarray, "h w"], textured: Bool[np.ndarray, "h w"]
+) -> tuple[float, float]:
     """Mean length, in pixels, of the shift, zoom and turn that fit most of the flow, and of the rest.
 
     Fitted by least squares reweighted by the distance from the fit (Cauchy weights), from the median flow on: what
     moves by itself weighs little.
     """
     first = _GRID // 2
-    sparse = flow[first::_GRID, first::_GRID].astype(np.float64)
-    rows, columns = (_centred(size)[first::_GRID] for size in flow.shape[:2])
-    y, x = (part.ravel() for part in np.meshgrid(rows, columns, indexing="ij"))
-    right, down = sparse[..., 0].ravel(), sparse[..., 1].ravel()
-    zero, one = np.zeros_like(x), np.ones_like(x)
-    design = np.concatenate([np.stack([one, zero, x, -y]), np.stack([zero, one, y, x])], axis=1)
-    target = np.concatenate([right, down])
-    fitted = np.repeat([np.median(right), np.median(down)], len(x))
+    design = _design(*flow.shape[:2])
+    count = design.shape[1] // 2
+    there = textured[first::_GRID, first::_GRID].ravel()
+    if there.sum() < _LEAST_SEEN * count:
+        return 0.0, float((cv2.magnitude(flow[..., 0], flow[..., 1]) * seen).mean())
+    target = flow[first::_GRID, first::_GRID].reshape(count, 2).T.astype(np.float64)
+    fitted = np.median(target[:, there], axis=1, keepdims=True)
     for _ in range(_ROUNDS):
-        rest = np.hypot(*(target - fitted).reshape(2, -1))
-        scale = max(_NOISE_PIXELS, 1.5 * float(np.median(rest)))
-        weighted = design * np.tile(1 / (1 + (rest / scale) ** 2), 2)
-        # The small ridge keeps pictures of a single grid point solvable.
-        fitted = np.linalg.solve(weighted @ design.T + 1e-9 * np.eye(4), weighted @ target) @ design
-    rest = np.hypot(*(target - fitted).reshape(2, -1))
-    return float(np.hypot(*fitted.reshape(2, -1)).mean()), float(rest.mean())
+        squares = ((target - fitted) ** 2).sum(axis=0)
+        scale = max(_NOISE_PIXELS**2, 2.25 * float(np.median(squares[there])))
+        weighted = design * np.tile(there / (1 + squares / scale), 2)
+        # The small ridge keeps pictures of few grid points solvable.
+        fitted = (np.linalg.solve(weighted @ design.T + _RIDGE, weighted @ target.ravel()) @ design).reshape(2, count)
+    told = there | seen[first::_GRID, first::_GRID].ravel()
+    return float(np.hypot(*fitted).mean()), float((np.hypot(*(target - fitted)) * told).mean())
+
+
+@lru_cache(maxsize=8)
+def _design(height: int, width: int) -> Float[np.ndarray, "4 n"]:
+    """What shifts right and down, growth and a turn do to the grid points: all movements right, then all down."""
+    first = _GRID // 2
+    y, x = np.meshgrid(_centred(height)[first::_GRID], _centred(width)[first::_GRID], indexing="ij")
+    x, y = x.ravel().astype(np.float64), y.ravel().astype(np.float64)
+    zero, one = np.zeros_like(x), np.ones_like(x)
+    return np.concatenate([np.stack([one, zero, x, -y]), np.stack([zero, one, y, x])], axis=1)
 
 
 def score(series: Mapping[str, Float[np.ndarray, " t"]]) -> dict[str, float]:

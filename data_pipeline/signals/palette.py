@@ -8,13 +8,25 @@ import cv2
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from data_pipeline.signals.picture import Picture, shrink
+from data_pipeline.signals.picture import Picture
 
 COLOURS = ("black", "grey", "white", "red", "orange", "brown", "yellow", "green", "teal", "blue", "purple", "pink")
-_SHORT_SIDE = 48
+_THIN = 3  # of the small picture, every third pixel of every third row has a say
 # Upper ends of the hue ranges, in OpenCV's half degrees; red closes the circle.
 _HUES = ((8, "red"), (21, "orange"), (30, "yellow"), (80, "green"), (98, "teal"), (130, "blue"), (150, "purple"))
 _PINK_HUE, _RED_HUE = 168, 180
+
+
+def _name_of_hue() -> UInt8[np.ndarray, " n"]:
+    names = np.full(256, COLOURS.index("red"), np.uint8)
+    low = 0
+    for high, name in (*_HUES, (_PINK_HUE, "pink"), (_RED_HUE, "red")):
+        names[low:high] = COLOURS.index(name)
+        low = high
+    return names
+
+
+_NAME_OF_HUE = _name_of_hue()
 
 
 class Palette:
@@ -25,24 +37,20 @@ class Palette:
 
     def update(self, picture: Picture) -> dict[str, float]:
         """The values of one more frame."""
-        luma = picture.small_luma.astype(np.float32)
+        luma = picture.small_luma
         middle_row, middle_column = luma.shape[0] // 2, luma.shape[1] // 2
         return {
-            **colour_shares(shrink(picture.small_rgb, short_side=_SHORT_SIDE)),
-            "upper_light": float(luma[:middle_row].mean() - luma[middle_row:].mean()),
-            "left_light": float(luma[:, :middle_column].mean() - luma[:, middle_column:].mean()),
-            "contrast": float(luma.std()),
+            **colour_shares(np.ascontiguousarray(picture.small_rgb[::_THIN, ::_THIN])),
+            "upper_light": cv2.mean(luma[:middle_row])[0] - cv2.mean(luma[middle_row:])[0],
+            "left_light": cv2.mean(luma[:, :middle_column])[0] - cv2.mean(luma[:, middle_column:])[0],
+            "contrast": float(cv2.meanStdDev(luma)[1][0, 0]),
         }
 
 
 def colour_shares(rgb: UInt8[np.ndarray, "h w 3"]) -> dict[str, float]:
     """Share of the pixels of each named colour; the shares add up to 1."""
-    hue, saturation, value = np.moveaxis(cv2.cvtColor(rgb, cv2.COLOR_RGB2HSV), 2, 0)
-    index = np.full(hue.shape, COLOURS.index("red"))
-    low = 0
-    for high, name in (*_HUES, (_PINK_HUE, "pink"), (_RED_HUE, "red")):
-        index[(hue >= low) & (hue < high)] = COLOURS.index(name)
-        low = high
+    hue, saturation, value = cv2.split(cv2.cvtColor(rgb, cv2.COLOR_RGB2HSV))
+    index = _NAME_OF_HUE[hue]
     warm = (hue < 26) | (hue >= _PINK_HUE)
     index[warm & (value < 150) & (saturation >= 45) & (hue >= 4) & (hue < 26)] = COLOURS.index("brown")
     index[warm & (saturation < 110) & (value > 190) & ((hue < 8) | (hue >= _PINK_HUE))] = COLOURS.index("pink")

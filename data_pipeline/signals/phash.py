@@ -31,7 +31,7 @@ class PerceptualHash:
 
     def update(self, picture: Picture) -> dict[str, int]:
         """The value of one more frame."""
-        return {"phash": perceptual_hash(picture.luma)}
+        return {"phash": perceptual_hash(picture.small_luma)}
 
 
 def perceptual_hash(luma: UInt8[np.ndarray, "h w"]) -> int:

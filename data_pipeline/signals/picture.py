@@ -17,6 +17,7 @@ SMALL_SHORT_SIDE = 144
 """Flow and cut detection work on this short side."""
 TINY_SHORT_SIDE = 72
 """What changes as a whole (blends, flashes) is seen at this short side."""
+_QUICK = cv2.INTER_LINEAR  # up to a half it leaves out no pixel, at a tenth of the cost of areas
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Picture:
     @cached_property
     def small_rgb(self) -> UInt8[np.ndarray, "h2 w2 3"]:
         """Colours at a short side of at most 144."""
-        return shrink(self.rgb, short_side=SMALL_SHORT_SIDE)
+        return shrink(self.rgb, short_side=SMALL_SHORT_SIDE, interpolation=_QUICK)
 
     @cached_property
     def small_luma(self) -> UInt8[np.ndarray, "h2 w2"]:
@@ -53,7 +54,7 @@ class Picture:
     @cached_property
     def tiny_luma(self) -> Float32[np.ndarray, "h3 w3"]:
         """Light, 0 to 255, at a short side of at most 72."""
-        return shrink(self.small_luma, short_side=TINY_SHORT_SIDE).astype(np.float32)
+        return shrink(self.small_luma, short_side=TINY_SHORT_SIDE, interpolation=_QUICK).astype(np.float32)
 
     def make_planes(self) -> None:
         """Make what every pass needs now, so that its cost is not counted to the signal that happens to ask first."""
@@ -70,14 +71,16 @@ def picture_of(rgb: UInt8[np.ndarray, "h w 3"], *, seconds: float = 0.0) -> Pict
     return Picture(media.Frame(pts=0, seconds=seconds, image=rgb))
 
 
-def shrink(image: UInt8[np.ndarray, "h w *c"], *, short_side: int) -> UInt8[np.ndarray, "h2 w2 *c"]:
-    """Scale down, by area, to a short side of at most `short_side` pixels; never up."""
+def shrink(
+    image: UInt8[np.ndarray, "h w *c"], *, short_side: int, interpolation: int = cv2.INTER_AREA
+) -> UInt8[np.ndarray, "h2 w2 *c"]:
+    """Scale down, by area if not said otherwise, to a short side of at most `short_side` pixels; never up."""
     height, width = image.shape[:2]
     scale = short_side / min(height, width)
     if scale >= 1:
         return image
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    smaller: UInt8[np.ndarray, "h2 w2 *c"] = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+    smaller: UInt8[np.ndarray, "h2 w2 *c"] = cv2.resize(image, size, interpolation=interpolation)
     return smaller
 
 

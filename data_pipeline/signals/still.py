@@ -6,13 +6,16 @@ from collections.abc import Mapping
 
 import cv2
 import numpy as np
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float, Shaped, UInt8
 
+from data_pipeline.signals.phash import hamming
 from data_pipeline.signals.picture import Picture
+from data_pipeline.signals.transition import blends
 
 _LEVELS = 3  # a pixel that changes by more, of 255, is not just coded anew
 _REPEATED_SHARE = 0.0005  # of changed pixels, in a frame that repeats the one before
 _STILL_SECONDS = 0.4  # a run of repeated frames at least so long is a still picture
+_OTHER_BITS = 14  # of 64, between the hashes of two pictures
 
 
 class Still:
@@ -41,10 +44,10 @@ def score(series: Mapping[str, Float[np.ndarray, " t"]]) -> dict[str, float]:
 
     `duplicate_share`: share of frames that repeat the one before. `picture_fps`: pictures per second that are new,
     which a file of a higher rate can hide. `still_share`: share of the time in which the picture stands for 0.4 s or
-    longer. `slideshow_score`: `still_share` times the share of all change that comes in jumps out of stillness: 1 for
-    stills that follow each other, 0 where something moves.
+    longer. `slideshow_score`: `still_share`, where most such stands follow each other by a jump or a blend to
+    another picture; else 0. It takes the hashes of `phash` and the blends of `transition`.
     """
-    seconds, difference = series["seconds"], series["difference"][1:]
+    seconds = series["seconds"]
     if len(seconds) < 2:
         return {"duplicate_share": 0.0, "picture_fps": 0.0, "still_share": 0.0, "slideshow_score": 0.0}
     repeated = series["changed"][1:] < _REPEATED_SHARE
@@ -55,7 +58,7 @@ def score(series: Mapping[str, Float[np.ndarray, " t"]]) -> dict[str, float]:
         "duplicate_share": float(repeated.mean()),
         "picture_fps": float((~repeated).sum() / lengths.sum()),
         "still_share": still_share,
-        "slideshow_score": still_share * jump_share(difference, still),
+        "slideshow_score": still_share if slide_share(still, series) >= 0.5 else 0.0,
     }
 
 
@@ -68,8 +71,14 @@ def in_long_runs(repeated: Bool[np.ndarray, " t"], *, seconds: Float[np.ndarray,
     return found
 
 
-def jump_share(difference: Float[np.ndarray, " t"], still: Bool[np.ndarray, " t"]) -> float:
-    """Share of all change that falls on single steps with stillness on both sides; 0 where nothing changes."""
-    before, after = np.append(False, still[:-1]), np.append(still[1:], False)
-    total = float(difference[~still].sum())
-    return float(difference[~still & before & after].sum()) / total if total else 0.0
+def slide_share(still: Bool[np.ndarray, " t"], series: Mapping[str, Shaped[np.ndarray, " t+1"]]) -> float:
+    """How many of the times between two still runs change the picture by a jump or a blend; 0 without two runs."""
+    edges = np.flatnonzero(np.diff(still, prepend=False, append=False)).reshape(-1, 2)
+    gaps = list(zip(edges[:-1, 1], edges[1:, 0], strict=True))
+    blended, hashes = blends(series), series["phash"]
+    slides = [
+        (stop - first == 1 or blended[first + 1 : stop + 1].any())
+        and hamming(hashes[[first]], hashes[[stop]])[0] >= _OTHER_BITS
+        for first, stop in gaps
+    ]
+    return float(np.mean(slides)) if slides else 0.0

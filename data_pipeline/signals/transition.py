@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -13,8 +14,15 @@ from data_pipeline.signals.picture import Picture
 
 COLUMNS = ("blend_change", "blend_fit", "blend_tones")
 _HALF_SECONDS = 0.3  # the frame in the middle is compared with the ones so long before and after
-_CHANGE, _FIT, _TONES = 9.0, 0.72, 0.12
+_CHANGE, _FIT, _TONES = 8.0, 0.6, 0.08  # of a blend: a pan fits by about 0.45 and leaves the tones as they are
 _BINS = 32
+
+
+@dataclass(frozen=True)
+class _Seen:
+    seconds: float
+    luma: Float32[np.ndarray, "h w"]
+    tones: Float32[np.ndarray, " n"]
 
 
 class Transition:
@@ -22,45 +30,48 @@ class Transition:
 
     `blend_change`: mean difference of luma (0 to 255) between the outer two. `blend_fit`: how much of what differs in
     the middle one is a mixture of the outer two, about half and half (1: all of it, as in a dissolve; 0: nothing).
-    `blend_tones`: difference of the outer two's histograms of luma (0 to 1), which movement leaves alone.
+    `blend_tones`: greatest difference between their histograms of luma (0 to 1), which movement leaves alone.
     """
 
     columns = COLUMNS
 
     def __init__(self) -> None:
-        self._past: deque[tuple[float, Float32[np.ndarray, "h w"]]] = deque()
+        self._past: deque[_Seen] = deque()
 
     def update(self, picture: Picture) -> dict[str, float]:
         """The values of one more frame; zeros until 0.6 s are seen."""
-        self._past.append((picture.seconds, picture.tiny_luma))
-        start = picture.seconds - 2 * _HALF_SECONDS + 1e-6
-        while len(self._past) > 1 and self._past[1][0] <= start:
+        now = _Seen(picture.seconds, picture.tiny_luma, _tones(picture.tiny_luma))
+        self._past.append(now)
+        start = now.seconds - 2 * _HALF_SECONDS + 1e-6
+        while len(self._past) > 1 and self._past[1].seconds <= start:
             self._past.popleft()
-        first_seconds, first = self._past[0]
-        if first_seconds > start or first.shape != picture.tiny_luma.shape:
+        first = self._past[0]
+        middle = min(self._past, key=lambda one: abs(one.seconds - (first.seconds + now.seconds) / 2))
+        if first.seconds > start or not first.luma.shape == middle.luma.shape == now.luma.shape:
             return dict.fromkeys(COLUMNS, 0.0)
-        middle = min(self._past, key=lambda one: abs(one[0] - (first_seconds + picture.seconds) / 2))[1]
-        if middle.shape != first.shape:
-            return dict.fromkeys(COLUMNS, 0.0)
-        return dict(zip(COLUMNS, blend(first, middle, picture.tiny_luma), strict=True))
+        change, fit = blend(first.luma, middle.luma, now.luma)
+        return {
+            "blend_change": change,
+            "blend_fit": fit,
+            "blend_tones": float(np.abs(now.tones - first.tones).sum()) / 2,
+        }
 
 
 def blend(
     first: Float32[np.ndarray, "h w"], middle: Float32[np.ndarray, "h w"], last: Float32[np.ndarray, "h w"]
-) -> tuple[float, float, float]:
-    """Change from first to last, how well the middle is explained as their mixture, and change of the histogram."""
+) -> tuple[float, float]:
+    """Mean change from first to last, and how well the middle is explained as their mixture (0 to 1)."""
     change = last - first
     power = float(np.vdot(change, change))
-    tones = float(np.abs(_tones(last) - _tones(first)).sum()) / 2
     if power == 0:
-        return 0.0, 0.0, 0.0
+        return 0.0, 0.0
     half = middle - first
     weight = min(1.0, max(0.0, float(np.vdot(half, change)) / power))
     rest = half - weight * change
     nearer = min(float(np.vdot(half, half)), float(np.vdot(middle - last, middle - last)))
     # A middle that equals one of its neighbours lies on the line between them and yet blends nothing.
     fit = 1 - float(np.vdot(rest, rest)) / nearer if nearer > 0.04 * power else 0.0
-    return float(np.abs(change).mean()), max(0.0, fit), tones
+    return float(np.abs(change).mean()), max(0.0, fit)
 
 
 def _tones(luma: Float32[np.ndarray, "h w"]) -> Float32[np.ndarray, " n"]:
@@ -76,9 +87,15 @@ def score(series: Mapping[str, Float[np.ndarray, " t"]]) -> dict[str, float]:
     """
     seconds = series["seconds"]
     inside = seconds >= seconds[0] + 2 * _HALF_SECONDS - 1e-6
-    blends = inside & (series["blend_change"] >= _CHANGE) & (series["blend_fit"] >= _FIT)
-    blends &= series["blend_tones"] >= _TONES
-    return {"transition_seconds": longest(blends, seconds=seconds)}
+    return {"transition_seconds": longest(inside & blends(series), seconds=seconds)}
+
+
+def blends(series: Mapping[str, Float[np.ndarray, " t"]]) -> Bool[np.ndarray, " t"]:
+    """In which frames a blend of two pictures is seen, up to 0.6 s back."""
+    marked: Bool[np.ndarray, " t"] = (
+        (series["blend_change"] >= _CHANGE) & (series["blend_fit"] >= _FIT) & (series["blend_tones"] >= _TONES)
+    )
+    return marked
 
 
 def longest(marked: Bool[np.ndarray, " t"], *, seconds: Float[np.ndarray, " t"]) -> float:

@@ -9,24 +9,10 @@ import cv2
 import numpy as np
 import pytest
 
-from data_pipeline.signals import SIGNALS
 from data_pipeline.signals.motion import flow_values
 from data_pipeline.signals.palette import COLOURS, colour_shares
-from data_pipeline.signals.picture import picture_of
 from groundwork.media import read_frames
-
-FPS = 25.0
-
-
-def scores(frames: np.ndarray, *, fps: float = FPS) -> dict[str, float]:
-    found: dict[str, float] = {}
-    for signal in SIGNALS.values():
-        accumulator = signal.accumulator()
-        rows = [accumulator.update(picture_of(frame)) for frame in frames]
-        series = {name: np.array([row[name] for row in rows]) for name in accumulator.columns}
-        found |= signal.score({"seconds": np.arange(len(frames)) / fps, **series})
-    return found
-
+from tests.support.signals import FPS, scores
 
 @pytest.fixture(scope="module")
 def city(footage: Path) -> np.ndarray:
@@ -68,9 +54,11 @@ def test_a_shifted_picture_moves_by_what_it_was_shifted(city: np.ndarray) -> Non
 def test_a_growing_flow_field_is_a_zoom() -> None:
     rows, columns = np.mgrid[0:90, 0:160].astype(np.float32)
     flow = 0.02 * np.stack([columns - 79.5, rows - 44.5], axis=2)
-    found = flow_values(flow)
+    everywhere = np.ones((90, 160), bool)
+    found = flow_values(flow, seen=everywhere, textured=everywhere, seconds=0.04)
     assert found["zoom"] == pytest.approx(0.02, rel=1e-3)
     assert abs(found["flow_x"]) < 1e-3
+    assert found["camera"] > 100 * found["subject"]
 
 
 def test_darkening_lowers_the_light_and_raises_the_crushed_share(city: np.ndarray) -> None:
