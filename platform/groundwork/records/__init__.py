@@ -4,6 +4,7 @@ from groundwork.records.caption import Caption
 from groundwork.records.clip import Clip
 from groundwork.records.decision import Decision
 from groundwork.records.latent import BUCKET_FOLDER, Latent
+from groundwork.records.media_file import MediaFile
 from groundwork.records.rejected import Rejected
 from groundwork.records.row import Row, from_table, to_table
 from groundwork.records.video import Video
@@ -14,6 +15,7 @@ __all__ = [
     "Clip",
     "Decision",
     "Latent",
+    "MediaFile",
     "Rejected",
     "Row",
     "Video",

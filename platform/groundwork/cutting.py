@@ -1,0 +1,379 @@
+"""A span of a video becomes a file of its own: packets copied where they stand alone, only the rest encoded again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+
+from groundwork.container import opened, pictures
+from groundwork.errors import MediaError
+from groundwork.h264 import annex_b, is_idr, parameter_sets, unused_id, without_parameter_sets
+
+_COPIED_CODECS = frozenset({"h264", "hevc", "av1", "vp9", "mpeg4", "mpeg2video"})
+_EDGE_QP = 14
+"""Quantiser of re-encoded ends: above 40 dB whatever they show."""
+_OPTIONS = {"movflags": "+faststart", "fflags": "+bitexact"}
+
+
+class CannotCopy(MediaError):  # noqa: N818
+    """The span cannot be cut without encoding all of it; the message says why."""
+
+
+@dataclass(frozen=True)
+class Cut:
+    """What `cut_copy` and `cut_encode` wrote. `copied_frames` of `num_frames` were taken as they are, from the frame
+    with number `first_copied` on."""
+
+    num_frames: int
+    copied_frames: int
+    first_copied: int
+
+
+@dataclass(frozen=True)
+class _Unit:
+    """One coded frame, in decoding order; stamps in units of the stream's time base, from the start of the cut."""
+
+    pts: int
+    data: bytes
+    key: bool
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """The span's coded frames `units`, of which `units[first:stop]` can be copied."""
+
+    units: Sequence[_Unit]
+    first: int
+    stop: int
+    wanted: frozenset[int]
+
+    @property
+    def copied(self) -> Sequence[_Unit]:
+        return self.units[self.first : self.stop]
+
+
+def cut_copy(path: str | Path, target: str | Path, *, start_pts: int, stop_pts: int) -> Cut:
+    """Cut [start_pts, stop_pts) exactly: the coded frames of whole groups of pictures are copied bit for bit, frames
+    before the first keyframe and behind the last closed place are encoded again, near losslessly. Only the pictures
+    are kept, without sound; rotation, colours and pixel shape stay as they are.
+
+    Raises CannotCopy where that is not possible: no keyframe inside, a codec whose ends we cannot encode to match,
+    time stamps that are missing. Raises MediaError for damaged files.
+    """
+    with opened(path) as (_, stream):
+        plan = _plan(path, stream, start_pts, stop_pts)
+        copied_pts = {unit.pts for unit in plan.copied}
+        missing = sorted(plan.wanted - copied_pts)
+        if missing:
+            _check_ends(stream)
+        first = min(copied_pts)
+        parts = list(plan.copied)
+        extradata = None
+        if missing:
+            parts, extradata = _with_ends(path, stream, plan, start_pts)
+        stop = stop_pts - start_pts
+        _write(target, stream, parts, stop=stop, extradata=extradata)
+        return Cut(len(plan.wanted), len(copied_pts), sum(pts < first for pts in plan.wanted))
+
+
+def cut_encode(path: str | Path, target: str | Path, *, start_pts: int, stop_pts: int, crf: int) -> Cut:
+    """Cut [start_pts, stop_pts) exactly by encoding every frame as H.264, at the source's size and time stamps.
+
+    Raises MediaError when the span cannot be decoded.
+    """
+    found = _pictures(path, start_pts, stop_pts)
+    first = next(found, None)
+    if first is None:
+        raise MediaError(f"{path}: holds no frame between its time stamps {start_pts} and {stop_pts}.")
+    options = {"crf": str(crf), "preset": "veryfast", "x264-params": "mbtree=0"}
+    frames = 0
+    with opened(path) as (_, source), av.open(str(target), "w", format="mp4", options=_OPTIONS) as container:
+        stream = container.add_stream("libx264", rate=_rate(source), options=options)
+        _configure(stream.codec_context, _upright(first), source)
+        for picture, until in _with_ends_of_display(_chained(first, found), stop_pts):
+            upright = _upright(picture)
+            upright.pict_type, upright.time_base = 0, Fraction(source.time_base)
+            upright.pts, upright.duration = picture.pts - start_pts, until - picture.pts
+            container.mux(stream.encode(upright))
+            frames += 1
+        container.mux(stream.encode())
+    return Cut(frames, 0, 0)
+
+
+def _with_ends_of_display(pictures: Iterable[Any], stop_pts: int) -> Iterator[tuple[Any, int]]:
+    """Each picture with the time stamp of the next; of the last one, the end."""
+    before: Any = None
+    for picture in pictures:
+        if before is not None:
+            yield before, picture.pts
+        before = picture
+    if before is not None:
+        yield before, stop_pts
+
+
+def differences(path: str | Path, cut: str | Path, *, start_pts: int, stop_pts: int) -> Iterator[float]:
+    """The PSNR of each frame of a cut against its source, in dB; infinite for equal ones.
+
+    Raises MediaError when the cut does not hold just the frames of the span, at their times.
+    """
+    with opened(cut) as (container, stream):
+        base = Fraction(stream.time_base)
+        own = _decode_all(container, stream, cut)
+        with opened(path) as (_, source):
+            source_base = Fraction(source.time_base)
+        for theirs in _pictures(path, start_pts, stop_pts):
+            ours = next(own, None)
+            if ours is None or ours.pts * base != (theirs.pts - start_pts) * source_base:
+                found = "none" if ours is None else f"one at {float(ours.pts * base):.4f} s"
+                wanted = float((theirs.pts - start_pts) * source_base)
+                raise MediaError(f"{cut}: a frame should lie at {wanted:.4f} s, found {found}.")
+            as_cut = theirs if (ours.width, ours.rotation) == (theirs.width, theirs.rotation) else _upright(theirs)
+            yield _psnr(_planes(ours), _planes(as_cut))
+        if next(own, None) is not None:
+            raise MediaError(f"{cut}: holds more frames than its source between {start_pts} and {stop_pts}.")
+
+
+def _plan(path: str | Path, stream: Any, start_pts: int, stop_pts: int) -> _Plan:
+    codec = stream.codec_context.codec.canonical_name
+    if codec not in _COPIED_CODECS:
+        raise CannotCopy(f"packets of {codec} are not copied into mp4")
+    units = [_Unit(pts - start_pts, data, key) for pts, data, key in _packets(path, start_pts, stop_pts)]
+    wanted = frozenset(unit.pts for unit in units if 0 <= unit.pts < stop_pts - start_pts)
+    if not wanted:
+        raise CannotCopy("no frame is in the span")
+    if len(wanted) < sum(unit.pts in wanted for unit in units):
+        raise CannotCopy("two frames have one time stamp")
+    first = _first_copied(units, extradata=_h264_extradata(stream))
+    stop = _stop_copied(units, first, stop_pts - start_pts)
+    return _Plan(units, first, stop, wanted)
+
+
+def _packets(path: str | Path, start_pts: int, stop_pts: int) -> list[tuple[int, bytes, bool]]:
+    """From the keyframe at or before the start to the last packet that is decoded before the span has been shown."""
+    for from_top in (False, True):  # seeking may land behind the start
+        with opened(path) as (container, stream):
+            found: list[tuple[int, bytes, bool]] = []
+            try:
+                if not from_top:
+                    container.seek(start_pts, stream=stream, backward=True)
+                for packet in container.demux(stream):
+                    if packet.size == 0 or not (found or packet.is_keyframe):
+                        continue
+                    if packet.pts is None or packet.dts is None:
+                        raise CannotCopy("packets have no time stamps")
+                    if packet.dts >= stop_pts:
+                        break
+                    found.append((packet.pts, bytes(packet), packet.is_keyframe))
+            except av.error.FFmpegError as error:
+                raise MediaError(f"{path}: reading failed: {error}") from error
+        if found and found[0][0] <= start_pts:
+            return found
+    raise CannotCopy("no keyframe lies at or before the start")
+
+
+def _chained(first: Any, rest: Iterable[Any]) -> Iterator[Any]:
+    yield first
+    yield from rest
+
+
+def _h264_extradata(stream: Any) -> bytes | None:
+    """None for other codecs."""
+    return (stream.codec_context.extradata or b"") if stream.codec_context.name == "h264" else None
+
+
+def _first_copied(units: Sequence[_Unit], *, extradata: bytes | None) -> int:
+    """The first keyframe in the span behind which nothing earlier is shown."""
+    lowest, entry = float("inf"), -1
+    for number in range(len(units) - 1, -1, -1):
+        unit = units[number]
+        if unit.pts < 0:
+            break
+        if unit.key and unit.pts < lowest and (extradata is None or is_idr(unit.data, extradata)):
+            entry = number
+        lowest = min(lowest, unit.pts)
+    if entry < 0:
+        raise CannotCopy("no keyframe starts a closed group of pictures in the span")
+    return entry
+
+
+def _stop_copied(units: Sequence[_Unit], first: int, stop: int) -> int:
+    """Behind the last coded frame up to which all earlier shown frames are there, and none that is shown too late."""
+    later = [float("inf")] * (len(units) + 1)
+    for number in range(len(units) - 1, -1, -1):
+        later[number] = min(later[number + 1], units[number].pts)
+    highest, closed = -1, first
+    for number in range(first, len(units)):
+        highest = max(highest, units[number].pts)
+        if highest >= stop:
+            break
+        if highest < later[number + 1]:
+            closed = number + 1
+    if closed == first:
+        raise CannotCopy("no closed group of pictures ends in the span")
+    return closed
+
+
+def _check_ends(stream: Any) -> None:
+    context = stream.codec_context
+    if context.name != "h264":
+        raise CannotCopy(f"the cut lies between keyframes, and ends of {context.name} are not encoded to match")
+    if context.pix_fmt not in _encodable():
+        raise CannotCopy(f"the encoder has no pixel format {context.pix_fmt}")
+
+
+def _with_ends(path: str | Path, stream: Any, plan: _Plan, start_pts: int) -> tuple[list[_Unit], bytes]:
+    """All coded frames with start codes, and the parameter sets of copied and encoded ones together."""
+    extradata = stream.codec_context.extradata or b""
+    copied = [_Unit(unit.pts, annex_b(unit.data, extradata), unit.key) for unit in plan.copied]
+    own_sets = parameter_sets([unit.data for unit in copied if unit.key], extradata)
+    number = unused_id(own_sets)
+    first, last = min(unit.pts for unit in copied), max(unit.pts for unit in copied)
+    head = [pts for pts in plan.wanted if pts < first]
+    tail = [pts for pts in plan.wanted if pts > last]
+    before, encoded_sets = _ends(path, stream, head, start_pts, number)
+    after, tail_sets = _ends(path, stream, tail, start_pts, number)
+    sets = dict.fromkeys([*own_sets, *encoded_sets, *tail_sets])
+    units = [*before, *copied, *after]
+    return (
+        [_Unit(unit.pts, without_parameter_sets(unit.data), unit.key) for unit in units],
+        b"".join(b"\0\0\0\1" + item for item in sorted(sets, key=lambda item: item[0] & 31)),
+    )
+
+
+def _ends(
+    path: str | Path, stream: Any, wanted: Sequence[int], start_pts: int, number: int
+) -> tuple[list[_Unit], list[bytes]]:
+    """Frames of one end, encoded with the parameter set of that number."""
+    if not wanted:
+        return [], []
+    units: list[_Unit] = []
+    encoder: Any = None
+    for picture in _pictures(path, start_pts + min(wanted), start_pts + max(wanted) + 1):
+        if picture.interlaced_frame:
+            raise CannotCopy("interlaced frames are not encoded to match")
+        if encoder is None:
+            parameters = f"sps-id={number}:mbtree=0:bframes=0:keyint=infinite"
+            encoder = _encoder(picture, stream, {"qp": str(_EDGE_QP), "preset": "veryfast", "x264-params": parameters})
+        units += _encode(encoder, picture, picture.pts - start_pts)
+    if encoder is not None:
+        units += _encode(encoder, None, 0)
+    if {unit.pts for unit in units} != set(wanted):
+        raise CannotCopy("the frames at an end cannot be decoded one for one")
+    return units, parameter_sets([units[0].data])
+
+
+def _encoder(picture: Any, stream: Any, options: dict[str, str]) -> Any:
+    encoder: Any = av.CodecContext.create("libx264", "w")
+    encoder.framerate, encoder.options = _rate(stream), options
+    _configure(encoder, picture, stream)
+    return encoder
+
+
+def _encodable() -> frozenset[str]:
+    """Pixel formats that the encoder takes."""
+    return frozenset(form.name for form in av.Codec("libx264", "w").video_formats or ())
+
+
+def _rate(stream: Any) -> Fraction:
+    return Fraction(stream.average_rate or stream.guessed_rate or 25)
+
+
+def _configure(encoder: Any, picture: Any, stream: Any) -> None:
+    """Pictures like this one, colours and time base of that stream; one thread: equal frames give equal bytes."""
+    context = stream.codec_context
+    encoder.width, encoder.height, encoder.pix_fmt = picture.width, picture.height, picture.format.name
+    encoder.time_base = Fraction(stream.time_base)
+    if context.sample_aspect_ratio:
+        shape = Fraction(context.sample_aspect_ratio)
+        turned = picture.width != context.width and picture.height != context.height
+        encoder.sample_aspect_ratio = 1 / shape if turned else shape
+    if picture.format.name == context.pix_fmt:
+        for name in ("color_range", "color_primaries", "color_trc", "colorspace"):
+            setattr(encoder, name, getattr(context, name))
+    encoder.thread_count = 1
+
+
+def _encode(encoder: Any, picture: Any, pts: int) -> list[_Unit]:
+    if picture is not None:
+        picture.pict_type, picture.pts, picture.time_base = 0, pts, encoder.time_base
+    try:
+        return [_Unit(packet.pts, bytes(packet), packet.is_keyframe) for packet in encoder.encode(picture)]
+    except av.error.FFmpegError as error:
+        raise MediaError(f"the frames cannot be encoded: {error}") from error
+
+
+def _pictures(path: str | Path, start_pts: int, stop_pts: int) -> Iterator[Any]:
+    """Decoded pictures of the span, read from the top where seeking lands behind its start."""
+    for from_top in (False, True):
+        with opened(path) as (container, stream):
+            if not from_top:
+                container.seek(start_pts, stream=stream, backward=True)
+            found = pictures(container, stream, path=path, on_damage=None)
+            first = next(found, None)
+            if first is not None and (from_top or first[0].pts <= start_pts):
+                for picture, _ in _chained(first, found):
+                    if picture.pts >= stop_pts:
+                        break
+                    if picture.pts >= start_pts:
+                        yield picture
+                return
+
+
+def _decode_all(container: Any, stream: Any, path: str | Path) -> Iterator[Any]:
+    for picture, _ in pictures(container, stream, path=path, on_damage=None):
+        yield picture
+
+
+def _upright(picture: Any) -> Any:
+    """The picture as shown, in a form the encoder takes: turned, of even size, or itself where nothing is to do."""
+    turns = (int(picture.rotation) // 90) % 4
+    if picture.format.name in _encodable() and not turns and picture.width % 2 == 0 and picture.height % 2 == 0:
+        return picture
+    image = np.rot90(picture.to_ndarray(format="rgb24"), turns)
+    even = image[: image.shape[0] // 2 * 2, : image.shape[1] // 2 * 2]
+    turned = av.VideoFrame.from_ndarray(np.ascontiguousarray(even), format="rgb24").reformat(format="yuv420p")
+    turned.pts = picture.pts
+    return turned
+
+
+def _write(target: str | Path, template: Any, units: Sequence[_Unit], *, stop: int, extradata: bytes | None) -> None:
+    with av.open(str(target), "w", format="mp4", options=_OPTIONS) as container:
+        stream = container.add_stream_from_template(template, opaque=True)
+        if extradata is not None:
+            stream.codec_context.extradata = extradata
+        _mux(container, stream, units, stop=stop, time_base=Fraction(template.time_base))
+
+
+def _mux(container: Any, stream: Any, units: Sequence[_Unit], *, stop: int, time_base: Fraction) -> None:
+    """Packets with new decoding times: in their order, each no later than its frame is shown."""
+    shown = sorted(unit.pts for unit in units)
+    delay = max(early - unit.pts for early, unit in zip(shown, units, strict=True))
+    until = dict(zip(shown, [*shown[1:], stop], strict=True))
+    for early, unit in zip(shown, units, strict=True):
+        packet = av.Packet(unit.data)
+        packet.stream, packet.time_base, packet.is_keyframe = stream, time_base, unit.key
+        packet.pts, packet.dts, packet.duration = unit.pts, early - delay, until[unit.pts] - unit.pts
+        container.mux_one(packet)
+
+
+def _planes(picture: Any) -> np.ndarray:
+    """All samples of a picture, in its own format."""
+    parts = []
+    for plane in picture.planes:
+        rows = np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size)
+        width = plane.width * max(1, plane.line_size // plane.width if picture.format.components[0].bits > 8 else 1)
+        parts.append(rows[:, : min(width, plane.line_size)].ravel())
+    return np.concatenate(parts)
+
+
+def _psnr(ours: np.ndarray, theirs: np.ndarray) -> float:
+    if np.array_equal(ours, theirs):
+        return float("inf")
+    error = float(np.mean((ours.astype(np.float32) - theirs.astype(np.float32)) ** 2))
+    return 10 * float(np.log10(255.0**2 / error))
