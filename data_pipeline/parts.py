@@ -29,8 +29,8 @@ def plan_parts(
     """Parts of about `split_seconds` (0: one part), each beginning just behind a keyframe so that little is decoded
     twice. A film that the index or the header says nothing of stays whole."""
     warm_up = max(WARM_UP_SECONDS, WARM_UP_FRAMES / fps if fps > 0 else 0.0)
-    # Seeking to where decoding shall begin finds the keyframe: its time of display lies a few frames behind its place in
-    # the index, and well within a warm-up.
+    # Seeking to where decoding shall begin finds the keyframe: its time of display lies a few frames behind its place
+    # in the index, and well within a warm-up.
     cuts: list[Part] = []
     if split_seconds > 0:
         last = 0.0
