@@ -132,7 +132,7 @@ def corpus_files(corpus: Path) -> list[str]:
 def table(figures: dict[str, Any]) -> str:
     """The figures for people."""
     lines = [f"{'':<24}{'precision':>10}{'recall':>9}{'F1':>8}   hit wrong missed"]
-    rows = {f"cuts: {name}": figures["cuts"][name] for name in ("hard", "fades", "dissolves")}
+    rows = {f"cuts: {name}": figures["cuts"][name] for name in ("hard", "jump_cuts", "fades", "dissolves")}
     rows |= {f"rule: {name}": row for name, row in figures["reasons"].items()}
     rows["exact copies"] = figures["exact_copies"]
     for name, row in rows.items():

@@ -27,9 +27,10 @@ def main() -> None:
     parser.add_argument("--files", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--footage", help="folder with films of known shots; 'none': only the sample packages'")
+    parser.add_argument("--quick", action="store_true", help="shorter and smaller films")
     options = parser.parse_args()
     footage = None if options.footage == "none" else footage_folder(options.footage)
-    films = build_corpus(options.out, files=options.files, seed=options.seed, footage=footage)
+    films = build_corpus(options.out, files=options.files, seed=options.seed, footage=footage, quick=options.quick)
     seconds = sum(film.num_frames / film.recording.fps for film in films)
     print(
         f"{len(films)} films, {seconds / 60:.1f} minutes, built in {time.process_time():.0f} CPU seconds: {options.out}"

@@ -24,15 +24,17 @@ from .record import damage, record, record_audio
 FILMS, LABELS = "films", "labels"
 
 
-def build_corpus(out: Path, *, files: int = 200, seed: int = 0, footage: Path | None = None) -> list[Graded]:
+def build_corpus(
+    out: Path, *, files: int = 200, seed: int = 0, footage: Path | None = None, quick: bool = False
+) -> list[Graded]:
     """Make `out`/films and `out`/labels; what stands already is kept.
 
-    `footage`: a folder with films of known shots, besides those of the sample packages. Raises InputError when `out`
-    holds a corpus of another plan.
+    `quick`: shorter and smaller films, for tests. `footage`: a folder with films of known shots, besides those of the
+    sample packages. Raises InputError when `out` holds a corpus of another plan.
     """
     cv2.setNumThreads(1)
     found = find_films(footage)
-    films = plan(all_takes(list(found)), files=files, seed=seed)
+    films = plan(all_takes(list(found)), files=files, seed=seed, quick=quick)
     _claim(out, films)
     labels.write(films, out / LABELS)
     reel = Reel(found)

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from .footage import Reel
-from .graded import CLEAN, CUT, DISSOLVE, FADE_WHITE, Recording, Segment
+from .graded import CLEAN, DISSOLVE, FADE_WHITE, HARD, Recording, Segment
 
 LINES = (
     *(
@@ -33,11 +33,11 @@ def frames_of(segments: tuple[Segment, ...], recording: Recording, reel: Reel) -
         after = segments[number + 1] if number + 1 < len(segments) else None
         for index in range(segment.frames):
             image = picture(segment, index, recording, reel)
-            if before is not None and before.into != CUT and index < before.transition // 2:
+            if before is not None and before.into not in HARD and index < before.transition // 2:
                 other = picture(before, before.frames + index, recording, reel)
                 share = 0.5 + (index + 0.5) / before.transition
                 image = _blend(other, image, share, before.into)
-            if after is not None and segment.into != CUT and index >= segment.frames - segment.transition // 2:
+            if after is not None and segment.into not in HARD and index >= segment.frames - segment.transition // 2:
                 left = segment.frames - index
                 other = picture(after, -left, recording, reel)
                 image = _blend(image, other, 0.5 - (left - 0.5) / segment.transition, segment.into)
@@ -126,6 +126,16 @@ def _scene_text(image: np.ndarray, segment: Segment, index: int, fps: int) -> np
     line = LINES[len(segment.take.name) % len(LINES)].split()[-1].upper()
     painted = _write(image, line, bottom=round(height * 0.55), centre=round(width * 0.5), scale=height / 300)
     return _pan(painted, segment, 8 * index, fps)
+
+
+def _whip(image: np.ndarray, segment: Segment, index: int, fps: int) -> np.ndarray:
+    """The camera is torn aside for a third of a second in the middle of each second."""
+    width = image.shape[1]
+    at = (index / fps) % 1.0
+    moved = round(width * segment.strength * (index // fps + min(1.0, max(0.0, 3 * (at - 1 / 3)))))
+    wide = np.concatenate([image, image[:, ::-1]], axis=1)
+    shown = np.roll(wide, -moved, axis=1)[:, :width]
+    return cv2.blur(shown, (width // 24, 1)) if 1 / 3 < at < 2 / 3 else shown
 
 
 def _blur(image: np.ndarray, segment: Segment, index: int, fps: int) -> np.ndarray:

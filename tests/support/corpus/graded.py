@@ -6,11 +6,14 @@ from dataclasses import dataclass, field
 
 CLEAN = "clean"
 DEFECTS = (
-    *("static", "slow_pan", "black", "white", "letterbox", "pillarbox", "subtitles"),
-    *("scene_text", "blur", "blocky", "flashing"),
+    *("static", "black", "letterbox", "blur", "flashing", "subtitles", "blocky", "slow_pan"),
+    *("scene_text", "white", "pillarbox", "whip_pan"),
 )
-"""What may be injected into a shot. slow_pan and scene_text are no defects: they look like static and subtitles."""
-CUT, FADE_BLACK, FADE_WHITE, DISSOLVE = "cut", "fade_black", "fade_white", "dissolve"
+"""What may be injected into a shot. slow_pan, scene_text and whip_pan are no defects: they look like a still picture,
+subtitles, cuts."""
+CUT, JUMP_CUT, FADE_BLACK, FADE_WHITE, DISSOLVE = "cut", "jump_cut", "fade_black", "fade_white", "dissolve"
+"""How a shot follows another. A jump cut joins two views of one shot: the picture changes little."""
+HARD = (CUT, JUMP_CUT)
 
 
 @dataclass(frozen=True)

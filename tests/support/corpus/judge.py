@@ -12,7 +12,7 @@ import numpy as np
 
 from groundwork.storage import Storage
 
-from .graded import CLEAN, CUT, DISSOLVE
+from .graded import CLEAN, DISSOLVE, FADE_BLACK, FADE_WHITE, HARD, JUMP_CUT
 
 Row = Mapping[str, Any]
 Rows = list[dict[str, Any]]
@@ -90,24 +90,26 @@ def cut_figures(films: Sequence[Judged], boundaries: Rows) -> dict[str, Any]:
     worst: Counter[str] = Counter()
     for film in films:
         found = set(film.starts)
-        gradual = [row for row in truth[film.file] if row["kind"] != CUT]
+        gradual = [row for row in truth[film.file] if row["kind"] not in HARD]
         for row in gradual:
             inside = {i for i in found if row["first"] - TOLERANCE <= i <= row["stop"] + TOLERANCE}
             found -= inside
             kinds[row["kind"]]["hit" if inside else "missed"] += 1
             counts["gradual_extra"] += max(0, len(inside) - 2)
         for row in truth[film.file]:
-            if row["kind"] == CUT:
+            if row["kind"] in HARD:
                 near = [i for i in found if abs(i - row["frame"]) <= TOLERANCE]
                 found -= set(near[:1])
                 counts["hit" if near else "missed"] += 1
+                kinds[row["kind"]]["hit" if near else "missed"] += 1
                 worst[film.file] += not near
         counts["gradual_wrong" if gradual else "wrong"] += len(found)
         worst[film.file] += len(found)
-    fades = sum((c for kind, c in kinds.items() if kind != DISSOLVE), Counter())
+    fades = kinds[FADE_BLACK] + kinds[FADE_WHITE]
     wrong = counts["gradual_wrong"] + counts["gradual_extra"]
     return {
         "hard": rates(counts["hit"], counts["wrong"] + counts["gradual_wrong"], counts["missed"]),
+        "jump_cuts": rates(kinds[JUMP_CUT]["hit"], 0, kinds[JUMP_CUT]["missed"]),
         "fades": rates(fades["hit"], wrong, fades["missed"]),
         "dissolves": rates(kinds[DISSOLVE]["hit"], wrong, kinds[DISSOLVE]["missed"]),
         "worst_files": [[file, count] for file, count in worst.most_common(8) if count],

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from .graded import CUT, Graded
+from .graded import HARD, Graded
 
 FILES = pa.schema(
     [
@@ -49,7 +49,7 @@ def tables(films: Sequence[Graded]) -> dict[str, pa.Table]:
                 {**shown, "strength": segment.strength, "take": segment.take.name, "take_first": source}
             )
             if number + 1 < len(film.segments):
-                half = segment.transition // 2 if segment.into != CUT else 0
+                half = segment.transition // 2 if segment.into not in HARD else 0
                 rows["boundaries"].append(
                     {
                         "file": film.file,

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from random import Random
 
-from .graded import CLEAN, CUT, DEFECTS, DISSOLVE, FADE_BLACK, FADE_WHITE, Copy, Graded, Recording, Segment, Take
+from .graded import CUT, DEFECTS, DISSOLVE, FADE_BLACK, FADE_WHITE, JUMP_CUT, Copy, Graded, Recording, Segment, Take
 
 _H264 = Recording()
 RECORDINGS = (
@@ -28,6 +28,7 @@ _ODD = (
     *("anamorphic", "ten_bit", "alpha", "truncated_mkv", "mkv_named_mp4", "hdr", "portrait", "corrupt_mpeg4"),
 )
 # Of each forty files: so many cut ones, faded ones, ones with a defect, copies with their original, odd ones.
+_QUICK_SHARE, _QUICK_SIZE = 0.55, (320, 176)
 _SHARES = (("cuts", 10), ("fades", 4), ("defect", 13), ("copies", 7), ("odd", 6))
 
 
@@ -41,6 +42,10 @@ class TakeSupply:
         rng.shuffle(parts)
         self._takes, self._next = whole + parts, 0
 
+    def other_view(self, before: Take) -> tuple[Take, int]:
+        """The same shot in another window, a second on: what a jump cut leads to."""
+        return replace(before, window=before.window % 4 + 1), 25
+
     def next(self, before: Take | None) -> tuple[Take, int]:
         """A take of another shot than `before`, and the frame to start at: two shots that follow each other differ."""
         while True:
@@ -51,8 +56,8 @@ class TakeSupply:
                 return take, offset
 
 
-def plan(takes: Sequence[Take], *, files: int, seed: int) -> list[Graded]:
-    """The corpus: kinds interleaved, so that few files hold a little of everything."""
+def plan(takes: Sequence[Take], *, files: int, seed: int, quick: bool = False) -> list[Graded]:
+    """The corpus: kinds interleaved, so that few files hold a little of everything. `quick`: shorter and smaller."""
     rng = Random(seed)
     supply = TakeSupply(takes, rng)
     makers = {"cuts": _cuts, "fades": _fades, "defect": _defects, "copies": _copies, "odd": _odd}
@@ -66,16 +71,33 @@ def plan(takes: Sequence[Take], *, files: int, seed: int) -> list[Graded]:
         name = max(shares, key=lambda kind: shares[kind] * (len(planned) + 1) / total - taken[kind])
         taken[name] += 1
         planned.append(next(streams[name]))
-    return planned
+    return [_quick(film) for film in planned] if quick else planned
+
+
+def _quick(film: Graded) -> Graded:
+    """The same film for a test: half as long, and small; odd sizes stay."""
+    segments = tuple(replace(segment, frames=max(1, round(segment.frames * _QUICK_SHARE))) for segment in film.segments)
+    recording, copy = film.recording, film.copy
+    if film.kind not in _ODD:
+        smaller = 3 if copy is not None and copy.kind in ("scaled", "all") else 4
+        recording = replace(recording, width=_QUICK_SIZE[0] * smaller // 4, height=_QUICK_SIZE[1] * smaller // 4)
+    if copy is not None:
+        copy = replace(copy, skip=round(copy.skip * _QUICK_SHARE))
+    return replace(film, segments=segments, recording=recording, copy=copy)
 
 
 def _segments(
-    supply: TakeSupply, lengths: Sequence[float], recording: Recording, change: Callable[[int, Segment], Segment]
+    supply: TakeSupply,
+    lengths: Sequence[float],
+    recording: Recording,
+    change: Callable[[int, Segment], Segment],
+    *,
+    jumps: bool = False,
 ) -> tuple[Segment, ...]:
     made: list[Segment] = []
     before = None
     for number, seconds in enumerate(lengths):
-        before, offset = supply.next(before)
+        before, offset = supply.other_view(before) if jumps and before is not None else supply.next(before)
         frames = max(2, round(seconds * recording.fps))
         # Offsets leave room before the first frame, for a transition into it.
         made.append(change(number, Segment(before, frames, offset)))
@@ -92,8 +114,13 @@ def _cuts(supply: TakeSupply, rng: Random) -> Iterator[Graded]:
         if number % 17 == 11:  # a minute
             count, low, high = 14, 2.5, 5.5
         lengths = [rng.uniform(low, high) for _ in range(count)]
-        segments = _segments(supply, lengths, recording, lambda _, segment: segment)
-        yield Graded(f"cuts_{number:03d}", segments, recording, kind="cuts")
+        jumps = number % 6 == 3
+        into = JUMP_CUT if jumps else CUT
+        segments = _segments(
+            supply, lengths, recording, lambda _, segment, into=into: replace(segment, into=into), jumps=jumps
+        )
+        name = f"jump_cuts_{number:03d}" if jumps else f"cuts_{number:03d}"
+        yield Graded(name, segments, recording, kind="cuts")
         number += 1
 
 
@@ -200,6 +227,3 @@ def _odd_file(kind: str, number: int, supply: TakeSupply) -> Graded:
     damage = damages.get(kind, "")
     expected = "failed" if kind in surely_failed else "either" if damage else "ok"
     return Graded(f"odd_{number:03d}_{kind}", segments, recording, kind=kind, damage=damage, expected=expected)
-
-
-__all__ = ["CLEAN", "plan"]
