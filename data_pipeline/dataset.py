@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from data_pipeline.analysis import Header
 from data_pipeline.assess import CLIP, AssessedClip
+from data_pipeline.cut import MEDIA
 from data_pipeline.failures import DAMAGED
 from data_pipeline.ingest import Source
 from data_pipeline.outcome import Outcome
@@ -27,7 +28,7 @@ from groundwork.storage import Storage
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
-TABLES = ("videos", "clips", "signals", "decisions", "captions", "rejected", "thumbnails", "timings", LATENTS)
+TABLES = ("videos", "clips", "signals", "decisions", "captions", "rejected", "thumbnails", "timings", MEDIA, LATENTS)
 _NOT_HASHED = "timings"  # CPU times differ from run to run; all else is equal byte for byte
 _PART = "part-00000.parquet"
 
@@ -107,10 +108,18 @@ def summarise(curated: Curated) -> dict[str, Any]:
 
 
 def build_manifest(
-    out: Storage, curated: Curated, recipe: CurateRecipe, *, paths: Sequence[str], shards: Sequence[Shard]
+    out: Storage,
+    curated: Curated,
+    recipe: CurateRecipe,
+    *,
+    paths: Sequence[str],
+    shards: Sequence[Shard],
+    known: Mapping[str, Mapping[str, Any]],
 ) -> dict[str, Any]:
-    """What manifest.json says of the content; the run adds its code and seconds."""
-    files = {path: {"bytes": out.size(path), "sha256": out.checksum(path)} for path in sorted(paths)}
+    """What manifest.json says of the content; the run adds its code and seconds. `known`: files with their bytes and
+    sha256, which are not read again."""
+    counted = {path: {"bytes": out.size(path), "sha256": out.checksum(path)} for path in sorted(paths)}
+    files = dict(sorted({**counted, **known}.items()))
     hashed = {path: entry["sha256"] for path, entry in files.items() if not path.startswith(_NOT_HASHED)}
     return {
         "schema_version": SCHEMA_VERSION,
@@ -198,7 +207,8 @@ def _rejected(curated: Curated) -> list[Rejected]:
         clip, outcome = item.clip, curated.failed_clips.get(item.clip.clip_id)
         if outcome is not None:
             uri, reason, detail = uris[clip.video_id], outcome.reason, outcome.detail
-            rows.append(Rejected(clip.video_id, clip.clip_id, uri, "encode", reason, detail, failed=True))
+            stage = outcome.stage or "encode"
+            rows.append(Rejected(clip.video_id, clip.clip_id, uri, stage, reason, detail, failed=True))
     return rows
 
 

@@ -14,13 +14,15 @@ OK, FAILED, ABORTED = "ok", "failed", "aborted"
 @dataclass(frozen=True)
 class Outcome:
     """`key`: a video's or clip's id, or that of a part of a video. `aborted`: the output cannot be written, the whole
-    run must stop. `num_parts`: how many parts the video has that this one is of."""
+    run must stop. `num_parts`: how many parts the video has that this one is of. `stage`: where a clip failed;
+    empty: encode."""
 
     key: str
     status: str
     reason: str = ""
     detail: str = ""
     num_parts: int = 1
+    stage: str = ""
 
     @property
     def lasting(self) -> bool:

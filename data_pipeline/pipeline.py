@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -16,6 +16,8 @@ from ray.data import ActorPoolStrategy, DataContext
 from ray.util.annotations import RayDeprecationWarning
 
 from data_pipeline.assess import AssessedClip, known_scores
+from data_pipeline.cut import STAGE as CUT
+from data_pipeline.cut import CutClips, CutJob, begin_cutting, cut_jobs
 from data_pipeline.dataset import MANIFEST
 from data_pipeline.encode import EncodeJob, models_used
 from data_pipeline.failures import CRASHED
@@ -60,16 +62,20 @@ def curate(recipe: CurateRecipe, *, inputs: Sequence[str], out: str, address: st
             failed_videos = stages.analyse()
             run.clock.lap("analyse")
             curated = decide(run, failed_videos)
-            jobs = encode_jobs(curated.clips, fps=recipe.clips.fps)
             run.clock.lap("decide")
-            failed_clips = stages.encode(curated.clips, jobs)
+            cuts = cut_jobs(curated.clips, recipe.media, fps=recipe.clips.fps)
+            failed_clips = stages.cut(curated.clips, cuts)
+            run.clock.lap("cut")
+            jobs = encode_jobs(curated.clips, fps=recipe.clips.fps, without=failed_clips)
+            failed_clips |= stages.encode(curated.clips, jobs)
             run.clock.lap("encode")
-        return summary(run, publish(run, replace(curated, failed_clips=failed_clips), jobs), already_done=False)
+        curated = replace(curated, failed_clips=failed_clips)
+        return summary(run, publish(run, curated, jobs, cuts), already_done=False)
 
 
 @dataclass(frozen=True)
 class Stages:
-    """The two heavy stages. Each finds what is missing on storage and computes only that."""
+    """The heavy stages. Each finds what is missing on storage and computes only that."""
 
     run: Run
     connect: Callable[[], None]
@@ -101,11 +107,17 @@ class Stages:
                 progress.set_total(len(unique) + len(asked) + len(jobs) - left)
         return failed | failed_videos(asked, outcomes)
 
+    def cut(self, clips: Sequence[AssessedClip], jobs: Mapping[str, CutJob]) -> dict[str, Outcome]:
+        """Cut every kept clip that has no file yet; returns the failed ones by clip_id. No jobs: nothing happens."""
+        out, settings = self.run.out, self.run.recipe.media
+        arguments = {"out": out.uri, "settings": settings.model_dump(mode="json")}
+        standing = begin_cutting(out, jobs)
+        outcomes = self._by_clip(CutClips, arguments, clips, jobs, standing=standing) if jobs else {}
+        return {key: replace(outcome, stage=CUT) for key, outcome in outcomes.items()}
+
     def encode(self, clips: Sequence[AssessedClip], jobs: Mapping[str, EncodeJob]) -> dict[str, Outcome]:
         """Encode every kept clip that is not encoded yet; returns the failed ones by clip_id."""
         recipe, fingerprint = self.run.recipe, self.run.code["encode"]
-        by_id = {source.video_id: source for source in reversed(self.run.sources)}
-        video_of = {item.clip.clip_id: by_id[item.clip.video_id] for item in clips}
         arguments = {
             "out": self.run.out.uri,
             "variant": recipe.variant,
@@ -114,13 +126,28 @@ class Stages:
             "device": "cuda" if recipe.workers.encode_gpus else "cpu",
         }
         encoded = find_encoded(self.run.out, jobs.values(), fingerprint=fingerprint)
-        missing = [job for clip_id, job in jobs.items() if clip_id not in encoded]
+        return self._by_clip(EncodeClips, arguments, clips, jobs, standing=encoded)
+
+    def _by_clip(
+        self,
+        worker: type,
+        arguments: Mapping[str, Any],
+        clips: Sequence[AssessedClip],
+        jobs: Mapping[str, EncodeJob] | Mapping[str, CutJob],
+        *,
+        standing: Collection[str],
+    ) -> dict[str, Outcome]:
+        """One outcome per clip whose work does not stand yet; returns the failed ones by clip_id."""
+        by_id = {source.video_id: source for source in reversed(self.run.sources)}
+        video_of = {item.clip.clip_id: by_id[item.clip.video_id] for item in clips}
+        missing = [job for clip_id, job in jobs.items() if clip_id not in standing]
         outcomes: dict[str, Outcome] = {}
-        with _progress("encode", total=len(jobs), done=len(jobs) - len(missing), unit="clips") as progress:
+        label = CUT if worker is CutClips else "encode"
+        with _progress(label, total=len(jobs), done=len(jobs) - len(missing), unit="clips") as progress:
             # Clips that vanished with a killed worker get a second chance, alone, so that only the culprit is lost.
             for clips_per_row in (_CLIPS_PER_ROW, 1):
                 rows = encode_rows(missing, video_of, clips_per_row=clips_per_row)
-                outcomes |= _follow(progress, self._stream(rows, EncodeClips, arguments))
+                outcomes |= _follow(progress, self._stream(rows, worker, arguments))
                 missing = [job for job in missing if job.clip_id not in outcomes]
         return _failed({job.clip_id: _crash(job.clip_id) for job in missing} | outcomes)
 
@@ -130,13 +157,14 @@ class Stages:
             return
         self.connect()
         workers, encoding = self.run.recipe.workers, worker is EncodeClips
+        by_clip = encoding or worker is CutClips
         most = min(workers.encode if encoding else workers.analyse, len(rows))
         least = min(workers.at_least, most)
         gpus = workers.encode_gpus if encoding else 0.0
         room = _room(cpus=workers.cpus, gpus=gpus, least=least)
         with _data_context():
             dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
-            done = (dataset.flat_map if encoding else dataset.map)(
+            done = (dataset.flat_map if by_clip else dataset.map)(
                 worker,
                 fn_constructor_kwargs=dict(arguments),
                 compute=ActorPoolStrategy(min_size=least, max_size=most, initial_size=min(most, room)),

@@ -115,6 +115,18 @@ class HashSettings(FrozenModel):
     """Look for copies inside one video as well: loops and repeats, but also long shots in which little happens."""
 
 
+class MediaSettings(FrozenModel):
+    """Whether kept clips become files of their own, media/<xx>/<clip id>.mp4."""
+
+    mode: Literal["none", "copy", "encode"] = "none"
+    """none: no files, latents come straight from the source; copy: cut out exactly, coded frames taken as they are and
+    only the ends encoded again, or all of it where that cannot be done; encode: at the bucket's size, length and rate."""
+    crf: int = Field(default=18, ge=0, le=51)
+    """Quality of what is encoded as a whole (x264's constant rate factor; lower is better and larger)."""
+    verify: bool = True
+    """Decode each copied file and compare every frame with the source; about twice the cost of decoding the clip."""
+
+
 class EncodeSettings(FrozenModel):
     """How clips become latents."""
 
@@ -162,6 +174,7 @@ class CurateRecipe(FrozenModel):
     rules_of: Annotated[str, tyro.conf.Suppress] = ""
     """The policy that `rules` hold already; filled in when the recipe is read."""
     captions: CaptionSettings = CaptionSettings()
+    media: MediaSettings = MediaSettings()
     encode: EncodeSettings = EncodeSettings()
     workers: WorkerSettings = WorkerSettings()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -12,6 +12,7 @@ from data_pipeline import buckets, clips, dataset, rules, shots
 from data_pipeline.analysis import analysis_fingerprint
 from data_pipeline.assess import AssessedClip, assess, limit
 from data_pipeline.captions import measured
+from data_pipeline.cut import CutJob, drop_cut_notes, write_media_table
 from data_pipeline.dataset import MANIFEST, Curated, build_manifest, code_version, drop_stale, files_stand, write_tables
 from data_pipeline.encode import EncodeJob, encode_fingerprint
 from data_pipeline.failures import DAMAGED
@@ -108,8 +109,10 @@ def decide(run: Run, failed: Mapping[str, Outcome]) -> Curated:
     return Curated(run.sources, headers, failed, chosen, {}, damage)
 
 
-def encode_jobs(found: Iterable[AssessedClip], *, fps: float) -> dict[str, EncodeJob]:
-    """What is to be encoded, by clip_id: the kept clips."""
+def encode_jobs(
+    found: Iterable[AssessedClip], *, fps: float, without: Collection[str] = frozenset()
+) -> dict[str, EncodeJob]:
+    """What is to be encoded, by clip_id: the kept clips but those `without`."""
     return {
         item.clip.clip_id: EncodeJob(
             clip_id=item.clip.clip_id,
@@ -119,15 +122,18 @@ def encode_jobs(found: Iterable[AssessedClip], *, fps: float) -> dict[str, Encod
             caption=item.caption.text,
         )
         for item in found
-        if item.decision.kept and item.bucket is not None and item.caption is not None
+        if item.decision.kept
+        and item.bucket is not None
+        and item.caption is not None
+        and item.clip.clip_id not in without
     }
 
 
 def encode_rows(
-    jobs: Sequence[EncodeJob], video_of: Mapping[str, Source], *, clips_per_row: int
+    jobs: Sequence[EncodeJob | CutJob], video_of: Mapping[str, Source], *, clips_per_row: int
 ) -> list[dict[str, str]]:
-    """Rows for the encoding workers: jobs grouped by video, at most `clips_per_row` to a row."""
-    by_video: dict[str, list[EncodeJob]] = {}
+    """Rows for the cutting and encoding workers: jobs grouped by video, at most `clips_per_row` to a row."""
+    by_video: dict[str, list[EncodeJob | CutJob]] = {}
     for job in jobs:
         by_video.setdefault(video_of[job.clip_id].uri, []).append(job)
     rows = []
@@ -141,18 +147,19 @@ def encode_rows(
     return rows
 
 
-def publish(run: Run, curated: Curated, jobs: Mapping[str, EncodeJob]) -> dict[str, Any]:
+def publish(run: Run, curated: Curated, jobs: Mapping[str, EncodeJob], cuts: Mapping[str, CutJob]) -> dict[str, Any]:
     """Write shards, tables, report, card and, last, the manifest: only then is the dataset complete."""
     out, recipe, fingerprint = run.out, run.recipe, run.code["encode"]
     encoded = find_encoded(out, jobs.values(), fingerprint=fingerprint)
     members = [job for job in jobs.values() if job.clip_id not in curated.failed_clips]
     shards = write_shards(out, members, encoded, fingerprint=fingerprint, clips_per_shard=recipe.encode.clips_per_shard)
     paths = [*write_tables(out, curated, recipe, fingerprint=run.code["analyse"]), *(shard.path for shard in shards)]
-    drop_stale(out, paths)
+    cut = write_media_table(out, {key: job for key, job in cuts.items() if key not in curated.failed_clips})
+    drop_stale(out, [*paths, *cut])
     run.clock.lap("publish")
     outcomes = [*curated.failed_videos.values(), *curated.failed_clips.values()]
     manifest = {
-        **build_manifest(out, curated, recipe, paths=paths, shards=shards),
+        **build_manifest(out, curated, recipe, paths=paths, shards=shards, known=cut),
         "code": {"version": code_version(), **run.code},
         "models": run.models,
         "run_key": run.key,
@@ -162,4 +169,5 @@ def publish(run: Run, curated: Curated, jobs: Mapping[str, EncodeJob]) -> dict[s
     write_report(out.uri, manifest=manifest)
     out.write_json(MANIFEST, manifest)
     drop_staged(out)
+    drop_cut_notes(out)
     return manifest

@@ -38,9 +38,13 @@ class Contents:
         return [item for item in self.clips if item.state == state]
 
 
+def _is_table(path: str) -> bool:
+    return path.endswith(".parquet") and not path.startswith("latents/")
+
+
 def read_contents(dataset: Storage, manifest: Mapping[str, Any]) -> Contents:
     """Read the tables the manifest names. Raises StorageError when one is missing."""
-    tables = {path: dataset.read_table(path) for path in manifest["files"] if not path.startswith("latents/")}
+    tables = {path: dataset.read_table(path) for path in manifest["files"] if _is_table(path)}
 
     def rows(folder: str, kind: Any) -> list[Any]:
         return [
