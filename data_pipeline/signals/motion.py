@@ -84,7 +84,8 @@ def flow_values(
     rows, columns = _centred(height)[::_THIN, None], _centred(width)[None, ::_THIN]
     outward = float((right * columns).mean() + (down * rows).mean())
     spread = float((columns**2).mean() + (rows**2).mean())
-    lengths = cv2.magnitude(right, down) * seen[::_THIN, ::_THIN]
+    # Not cv2.magnitude: it rounds by where its arrays lie in memory, and equal films gave unequal bytes.
+    lengths = np.sqrt(right * right + down * down) * seen[::_THIN, ::_THIN]
     camera, subject = camera_and_subject(flow, seen=seen, textured=textured)
     return {
         "flow": float(lengths.mean()) / short,
@@ -110,7 +111,7 @@ def camera_and_subject(
     count = design.shape[1] // 2
     there = textured[first::_GRID, first::_GRID].ravel()
     if there.sum() < _LEAST_SEEN * count:
-        return 0.0, float((cv2.magnitude(flow[..., 0], flow[..., 1]) * seen).mean())
+        return 0.0, float((np.sqrt(flow[..., 0] ** 2 + flow[..., 1] ** 2) * seen).mean())
     target = flow[first::_GRID, first::_GRID].reshape(count, 2).T.astype(np.float64)
     fitted = np.median(target[:, there], axis=1, keepdims=True)
     for _ in range(_ROUNDS):
