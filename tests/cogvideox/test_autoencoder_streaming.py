@@ -6,11 +6,15 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing
+from einops import rearrange
 from torch import Tensor
 
-from cogvideox.autoencoder import Autoencoder, AutoencoderConfig, Tiling, fused
+from cogvideox.autoencoder import Autoencoder, AutoencoderConfig, Stream, Tiling, fused
 from cogvideox.autoencoder.context_parallel import decode_context_parallel, encode_context_parallel
 from cogvideox.autoencoder.tiling import spans
+from cogvideox.weights import load_autoencoder, toy_autoencoder_folder
+from groundwork import media
+from groundwork.footage import sample_footage
 
 SMALL = AutoencoderConfig(block_widths=(8, 8, 16, 16), layers_per_block=1, norm_groups=4)
 
@@ -85,6 +89,33 @@ def test_a_tiled_stream_equals_tiled_decoding_at_once() -> None:
     parts = list(autoencoder.decode_frames(latent, tiling=tiling))
     assert [part.shape[2] for part in parts] == [9, 8]
     torch.testing.assert_close(torch.cat(parts, dim=2), autoencoder.decode(latent, tiling=tiling))
+
+
+@torch.inference_mode()
+def test_tiles_of_real_footage_stay_within_40_decibels_of_the_whole() -> None:
+    autoencoder = load_autoencoder(toy_autoencoder_folder()).float().eval()
+    frames = media.sample_clip(sample_footage()[0], start_seconds=1.0, num_frames=5, fps=8, height=128, width=192)
+    pixels = rearrange(torch.as_tensor(frames), "t h w c -> 1 c t h w") / 127.5 - 1
+    latent, tiling = autoencoder.encode(pixels).mode(), Tiling(height=96, width=144)
+    whole = autoencoder.decode(latent).clamp(-1, 1)
+    tiled = autoencoder.decode(latent, tiling=tiling).clamp(-1, 1)
+    assert psnr(tiled, whole, span=2.0) > 40
+    tiled_latent = autoencoder.encode(pixels, tiling=tiling).mode()
+    assert psnr(tiled_latent, latent, span=float(latent.max() - latent.min())) > 40
+
+
+def psnr(one: Tensor, other: Tensor, *, span: float) -> float:
+    return float(10 * torch.log10(span**2 / (one - other).square().mean()))
+
+
+@torch.inference_mode()
+def test_what_a_stream_carries_does_not_grow_with_the_clip() -> None:
+    autoencoder, latent, stream = network(), torch.randn(1, 16, 9, 4, 6), Stream()
+    carried = []
+    for start, stop in ((0, 1), (1, 3), (3, 5), (5, 7), (7, 9)):
+        autoencoder.decode_chunk(latent[:, :, start:stop], stream)
+        carried.append(sum(tail.untyped_storage().nbytes() for tail in stream.tails.values()))
+    assert len(set(carried)) == 1
 
 
 def _one_rank(rank: int, world: int, port: int) -> None:

@@ -4,7 +4,15 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from cogvideox.autoencoder.config import AutoencoderConfig
-from cogvideox.autoencoder.layers import CausalConv3d, ConditionedNorm, ResidualBlock, Upsample, Video, norm_silu_conv
+from cogvideox.autoencoder.layers import (
+    CausalConv3d,
+    Condition,
+    ConditionedNorm,
+    ResidualBlock,
+    Upsample,
+    Video,
+    norm_silu_conv,
+)
 from cogvideox.autoencoder.stream import Stream
 
 
@@ -26,7 +34,7 @@ class DecoderStage(nn.Module):
         last = level == len(config.block_widths) - 1
         self.upsample = None if last else Upsample(out_channels, expand_time=level < config.temporal_stages)
 
-    def forward(self, hidden: Video, latent: Video, stream: Stream) -> Video:
+    def forward(self, hidden: Video, latent: Condition, stream: Stream) -> Float[Tensor, "b c2 t2 h2 w2"]:
         for block in self.blocks:
             hidden = block(hidden, latent, stream)
         return hidden if self.upsample is None else self.upsample(hidden, stream)

@@ -25,7 +25,7 @@ class EncoderStage(nn.Module):
         last = level == len(config.block_widths) - 1
         self.downsample = None if last else Downsample(out_channels, compress_time=level < config.temporal_stages)
 
-    def forward(self, hidden: Video, stream: Stream) -> Video:
+    def forward(self, hidden: Video, stream: Stream) -> Float[Tensor, "b c2 t2 h2 w2"]:
         for block in self.blocks:
             hidden = block(hidden, None, stream)
         return hidden if self.downsample is None else self.downsample(hidden, stream)

@@ -8,10 +8,10 @@ rounding) for less time and memory where no gradient is asked for:
 - its result is written behind the cached frames, straight into the padded input of the convolution, for a strip of
   rows at a time: neither a normed copy of the whole activation nor a padded one ever exists;
 - on CPUs the float32 convolution goes to oneDNN always (PyTorch picks a path up to 16 times slower for one short
-  clip), also for half-precision weights unless the processor has matrix tiles (AMX).
+  clip), or by ``winograd.py`` where it is wide enough; also for half-precision weights unless the processor has
+  matrix tiles (AMX).
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
@@ -21,6 +21,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
+
+from cogvideox.autoencoder import winograd
 
 STRIP_BYTES = 64 * 2**20
 """About how large the padded input of a convolution may grow on a CPU before it is cut into strips of rows."""
@@ -53,9 +55,11 @@ def compute_dtype(tensor: Tensor) -> torch.dtype:
 
 
 def convolve(
-    inputs: Float[Tensor, "b c t h w"], conv: nn.Conv3d, *, padding: tuple[int, int, int]
+    inputs: Float[Tensor, "b c t h w"], conv: nn.Conv3d, *, padding: tuple[int, int, int] = (0, 0, 0)
 ) -> Float[Tensor, "b c2 t2 h2 w2"]:
     """The convolution of ``conv`` at stride 1 with another zero padding, in ``inputs``' type."""
+    if padding == (0, 0, 0) and winograd.suits(inputs, conv):
+        return winograd.convolve(inputs, conv)
     weight = conv.weight.to(inputs.dtype)
     bias = None if conv.bias is None else conv.bias.to(inputs.dtype)
     if inputs.device.type == "cpu" and torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
@@ -102,12 +106,13 @@ def group_statistics(
     return tuple(rearrange(x.expand(-1, -1, wide), "b g c -> b (g c) 1 1 1") for x in (group_mean, inverse))
 
 
-def row_strips(height: int, *, row_bytes: int, limit_bytes: int) -> Iterator[tuple[int, int]]:
-    """Cuts rows into (start, stop) ranges whose bytes stay about under the limit."""
-    rows = max(1, min(height, limit_bytes // max(row_bytes, 1)))
-    count = -(-height // rows)
-    bounds = [round(height * index / count) for index in range(count + 1)]
-    return pairwise(bounds)
+def row_strips(height: int, *, row_bytes: int, limit_bytes: int) -> list[tuple[int, int]]:
+    """Cuts rows into (start, stop) ranges of whole tiles whose bytes stay about under the limit."""
+    tiles = -(-height // winograd.TILE)
+    fitting = max(1, min(tiles, limit_bytes // max(row_bytes * winograd.TILE, 1)))
+    count = -(-tiles // fitting)
+    bounds = [min(round(tiles * index / count) * winograd.TILE, height) for index in range(count + 1)]
+    return list(pairwise(bounds))
 
 
 def scale_and_shift_(
@@ -156,8 +161,8 @@ def norm_silu_conv(
     lead = conv.kernel_size[0] - 1
     dtype = compute_dtype(inputs)
     limit = STRIP_BYTES if inputs.device.type == "cpu" else STRIP_BYTES_GPU
-    row_bytes = batch * channels * (frames + lead) * width * dtype.itemsize
-    strips = list(row_strips(height, row_bytes=row_bytes, limit_bytes=limit))
+    row_bytes = batch * channels * (frames + lead) * (width + 2) * dtype.itemsize
+    strips = row_strips(height, row_bytes=row_bytes, limit_bytes=limit)
     fresh = tail is None
     if tail is None:
         tail = empty_video((batch, channels, lead, height, width), like=inputs)
@@ -165,20 +170,22 @@ def norm_silu_conv(
     row_above: Tensor | None = None
     for start, stop in strips:
         top, bottom = max(start - 1, 0), min(stop + 1, height)
-        padded = empty_video((batch, channels, frames + lead, bottom - top, width), like=inputs, dtype=dtype)
-        body = padded[:, :, lead:]
+        padded = empty_video((batch, channels, frames + lead, stop - start + 2, width + 2), like=inputs, dtype=dtype)
+        inside = padded[:, :, :, top - start + 1 : bottom - start + 1, 1:-1]
+        zero_border_(padded, above=top == start, below=bottom == stop)
+        body = inside[:, :, lead:]
         torch.sub(inputs[:, :, :, top:bottom], factors.mean, out=body)
         scale_and_shift_(body, factors, first_row=top, zoom=zoom, opening=opening)
         F.silu(body, inplace=True)
         if fresh:
-            padded[:, :, :lead] = body[:, :, :1]
+            inside[:, :, :lead] = body[:, :, :1]
         else:
-            padded[:, :, :lead] = tail[:, :, :, top:bottom]
+            inside[:, :, :lead] = tail[:, :, :, top:bottom]
             if row_above is not None:
-                padded[:, :, :lead, :1] = row_above
+                inside[:, :, :lead, :1] = row_above
             row_above = tail[:, :, :, stop - 1 : stop].clone()
-        tail[:, :, :, start:stop] = padded[:, :, frames:, start - top : stop - top]
-        part = convolve_rows(padded, conv, above=start - top, below=bottom - stop)
+        tail[:, :, :, start:stop] = inside[:, :, frames:, start - top : stop - top]
+        part = convolve(padded, conv)
         if outputs is None:
             return part.to(inputs.dtype), tail
         outputs[:, :, :, start:stop] = part
@@ -186,12 +193,14 @@ def norm_silu_conv(
     return outputs, tail
 
 
-def convolve_rows(
-    padded: Float[Tensor, "b c t h w"], conv: nn.Conv3d, *, above: int, below: int
-) -> Float[Tensor, "b c2 t2 h2 w2"]:
-    """Convolves a strip that carries ``above`` and ``below`` rows (0 or 1) of its neighbours; zeros stand for none."""
-    outputs = convolve(padded, conv, padding=(0, 1, 1))
-    return outputs[:, :, :, above : outputs.shape[3] - below]
+def zero_border_(padded: Float[Tensor, "b c t h w"], *, above: bool, below: bool) -> None:
+    """Zeros left and right, and where a strip touches the frame's edge; elsewhere its neighbours' rows lie there."""
+    padded[..., 0].zero_()
+    padded[..., -1].zero_()
+    if above:
+        padded[:, :, :, 0].zero_()
+    if below:
+        padded[:, :, :, -1].zero_()
 
 
 def empty_video(

@@ -14,6 +14,9 @@ from cogvideox.autoencoder import fused
 from cogvideox.autoencoder.stream import Stream
 
 Video = Float[Tensor, "b c t h w"]
+Condition = Float[Tensor, "b c_z t_z h_z w_z"]
+Widened = Float[Tensor, "b c2 t h w"]
+Resampled = Float[Tensor, "b c t2 h2 w2"]
 
 
 class CausalConv3d(nn.Conv3d):
@@ -28,7 +31,9 @@ class CausalConv3d(nn.Conv3d):
         super().__init__(in_channels, out_channels, kernel_size, padding=(0, pad, pad))
         self.lead_frames = kernel_size - 1
 
-    def forward(self, inputs: Video, stream: Stream) -> Video:  # type: ignore[override]  # the stream is the point
+    def forward(  # type: ignore[override]  # the stream is the point
+        self, inputs: Video, stream: Stream
+    ) -> Widened:
         tail = stream.take(self)
         lead = inputs[:, :, :1].expand(-1, -1, self.lead_frames, -1, -1) if tail is None else tail
         padded = torch.cat([lead, inputs], dim=2)
@@ -40,10 +45,10 @@ class CausalConv3d(nn.Conv3d):
 class PlainNorm(nn.GroupNorm):
     """The encoder's norm: group norm over channels, frames of the chunk, rows and columns."""
 
-    def forward(self, inputs: Video, condition: Video | None, stream: Stream) -> Video:  # type: ignore[override]  # noqa: ARG002
+    def forward(self, inputs: Video, condition: Condition | None, stream: Stream) -> Video:  # type: ignore[override]  # noqa: ARG002
         return super().forward(inputs)
 
-    def factors(self, inputs: Video, condition: Video | None) -> fused.NormFactors:  # noqa: ARG002
+    def factors(self, inputs: Video, condition: Condition | None) -> fused.NormFactors:  # noqa: ARG002
         """What the norm comes to for these inputs, one scale and shift per channel."""
         return group_factors(self, inputs)
 
@@ -63,14 +68,14 @@ class ConditionedNorm(nn.Module):
         nn.init.ones_(self.scale.bias)  # type: ignore[arg-type]  # a fresh network starts near a plain norm
         nn.init.zeros_(self.shift.bias)  # type: ignore[arg-type]
 
-    def forward(self, inputs: Video, condition: Video | None, stream: Stream) -> Video:
+    def forward(self, inputs: Video, condition: Condition | None, stream: Stream) -> Video:
         assert condition is not None, "the conditioned norm needs the latent"
         normed = self.norm(inputs)
         scale = enlarge(self.scale(condition), like=inputs, first=stream.first)
         shift = enlarge(self.shift(condition), like=inputs, first=stream.first)
         return torch.addcmul(shift, normed, scale)
 
-    def factors(self, inputs: Video, condition: Video | None) -> fused.NormFactors:
+    def factors(self, inputs: Video, condition: Condition | None) -> fused.NormFactors:
         """What norm and condition come to, scale and shift at the size of the condition."""
         assert condition is not None, "the conditioned norm needs the latent"
         plain, condition = group_factors(self.norm, inputs), condition.float()
@@ -86,7 +91,7 @@ def group_factors(norm: nn.GroupNorm, inputs: Video) -> fused.NormFactors:
     return fused.NormFactors(mean, inverse * weight, bias)
 
 
-def enlarge(small: Video, *, like: Video, first: bool) -> Video:
+def enlarge(small: Resampled, *, like: Video, first: bool) -> Video:
     """Nearest enlargement to the size of ``like``; of a clip's opening, the first frame stays one frame."""
     size = like.shape[2:]
     if not first or size[0] == 1 or small.shape[2] == size[0]:
@@ -109,7 +114,7 @@ class ResidualBlock(nn.Module):
         self.conv2 = CausalConv3d(out_channels, out_channels)
         self.shortcut = nn.Identity() if in_channels == out_channels else nn.Conv3d(in_channels, out_channels, 1)
 
-    def forward(self, inputs: Video, condition: Video | None, stream: Stream) -> Video:
+    def forward(self, inputs: Video, condition: Condition | None, stream: Stream) -> Widened:
         hidden = norm_silu_conv(inputs, self.norm1, self.conv1, condition=condition, stream=stream)
         hidden = norm_silu_conv(hidden, self.norm2, self.conv2, condition=condition, stream=stream)
         if torch.is_grad_enabled():
@@ -121,8 +126,13 @@ class ResidualBlock(nn.Module):
 
 
 def norm_silu_conv(
-    inputs: Video, norm: "PlainNorm | ConditionedNorm", conv: CausalConv3d, *, condition: Video | None, stream: Stream
-) -> Video:
+    inputs: Video,
+    norm: "PlainNorm | ConditionedNorm",
+    conv: CausalConv3d,
+    *,
+    condition: Condition | None,
+    stream: Stream,
+) -> Widened:
     """Norm, SiLU and causal convolution: layer by layer where a gradient is asked for, fused where none is."""
     if torch.is_grad_enabled():
         return conv(F.silu(norm(inputs, condition, stream)), stream)  # type: ignore[no-any-return]
@@ -153,7 +163,7 @@ class Downsample(nn.Conv2d):
         super().__init__(channels, channels, 3, stride=2)
         self.compress_time = compress_time
 
-    def forward(self, inputs: Video, stream: Stream) -> Video:  # type: ignore[override]
+    def forward(self, inputs: Video, stream: Stream) -> Resampled:  # type: ignore[override]
         if self.compress_time:
             opening = inputs[:, :, : int(stream.first)]
             pairs = rearrange(inputs[:, :, int(stream.first) :], "b c (t pair) h w -> b c t pair h w", pair=2)
@@ -173,7 +183,7 @@ class Upsample(nn.Conv2d):
         super().__init__(channels, channels, 3, padding=1)
         self.expand_time = expand_time
 
-    def forward(self, inputs: Video, stream: Stream) -> Video:  # type: ignore[override]
+    def forward(self, inputs: Video, stream: Stream) -> Resampled:  # type: ignore[override]
         if not torch.is_grad_enabled():
             return fused.upsample(inputs, self, repeat_frames=2 if self.expand_time else 1, opening=stream.first)
         batch = inputs.shape[0]
