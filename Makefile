@@ -34,7 +34,8 @@ $(RUNTIME): pyproject.toml constraints.txt Makefile
 
 $(TESTING): $(RUNTIME)
 	@echo "Installing what the tests need"
-	@$(PIP) --editable '.[test]'
+	@$(PIP) --editable '.[test,text]'
+	@$(PIP) --no-deps rapidocr-onnxruntime
 	@touch $@
 
 demo: $(RUNTIME) ## real footage → dataset → trained model → a video over HTTP (OUT=, PRESET=toy|smoke, VIDEOS=folder, PROMPT=)
