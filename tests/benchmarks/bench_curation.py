@@ -3,7 +3,7 @@
 python -m tests.benchmarks.bench_curation [--data-juicer VENV] [--nemo VENV] [--seconds 60] [--rounds 1]
 
 Each is a command whose whole process tree is measured (bench_curation_meter says how), one after the other in every
-round, with one thread per decoder. A command is run on a two-second film too: what that takes is its start, told
+round, with one thread per decoder. A command is run on two tiny films too: what that takes is its start, told
 apart and taken off, so that the rest grows with the hours of video. `ratio` is peer / ours: above 1, ours is cheaper.
 Peers live in environments of their own: without a path they are left out and the result says so.
 """
@@ -107,15 +107,18 @@ def run(contender: Contender, films: Sequence[str], options: argparse.Namespace)
         return Measured(sum(m.cpu_seconds for m in made), max(m.peak_bytes for m in made), "")
 
 
-def costs(options: argparse.Namespace, tiny: Path, films: Sequence[Path]) -> dict[str, Cost]:
+def costs(options: argparse.Namespace, tiny: Sequence[Path], films: Sequence[Path]) -> dict[str, Cost]:
     """Round by round, each contender in turn; medians."""
     starts: dict[str, list[float]] = {}
     totals: dict[str, list[Measured]] = {}
     for _ in range(options.rounds):
         for contender in contenders(options):
-            start = run(contender, [str(tiny)], options).cpu_seconds
-            whole = run(contender, [str(tiny), *(str(film) for film in films)], options)
-            starts.setdefault(contender.name, []).append(start * (len(films) + 1 if contender.per_film else 1))
+            begin = [str(film) for film in tiny]
+            start = run(contender, begin, options).cpu_seconds
+            whole = run(contender, [*begin, *(str(film) for film in films)], options)
+            # One command per film: each film of the longer run pays for its start again.
+            start *= (len(begin) + len(films)) / len(begin) if contender.per_film else 1
+            starts.setdefault(contender.name, []).append(start)
             totals.setdefault(contender.name, []).append(whole)
             print(f"{contender.name:<24}{whole.cpu_seconds:8.1f} CPU s, start {start:5.1f}", file=sys.stderr)
     return {

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from groundwork.storage import Storage, open_storage
 from tests.support.corpus import judge, labels
-from tests.support.corpus.dataset import read_films, read_spans
+from tests.support.corpus.dataset import Truth, read_films, read_spans
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPE = """
@@ -63,7 +63,7 @@ def judge_dataset(out: Storage, corpus: Path, *, only: set[str] | None = None) -
     videos = out.read_table("videos").to_pylist()
     rules = out.read_json("manifest.json")["policy"]["rules"]
     films = read_films(out, videos)
-    spans = read_spans(out, films, truth, rules)
+    spans = read_spans(out, films, Truth(truth))
     whole = {row["file"] for row in truth["files"] if not row["damage"]}
     return {
         "cuts": judge.cut_figures([f for f in films if f.file in whole and f.status == "ok"], truth["boundaries"]),

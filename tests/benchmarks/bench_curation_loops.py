@@ -92,9 +92,9 @@ def bare(film: str) -> int:
 def analyse(film: str) -> int:
     """Our decode pass with shots and all signals, in this process."""
     from data_pipeline import analysis
-    from data_pipeline.recipe import ShotSettings
+    from groundwork import media
 
-    return int(analysis.analyse(film, settings=ShotSettings()).frames.num_rows)
+    return int(analysis.analyse(film, header=media.probe(film)).frames.num_rows)
 
 
 def cut(film: str) -> int:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from data_pipeline.analysis import Analysis
+from data_pipeline.recipe import CurateRecipe, ShotSettings
+from data_pipeline.rules import OVER_LIMIT
+from data_pipeline.shots import find_shots
 from groundwork.storage import Storage
 
 from .judge import Judged, Rows, Span
@@ -18,48 +22,68 @@ _EDGE = 1  # frames of the neighbouring shot that a cut's tolerance allows
 
 
 def read_films(out: Storage, videos: Rows) -> list[Judged]:
-    """Every video of the dataset; the stages' own measurements hold the frames."""
-    tables = {Path(path).name.split(".")[0]: path for path in out.list("work/analysis", suffix=".parquet")}
+    """Every video of the dataset, its boundaries found again from the stored measurements, as the run finds them."""
+    settings = CurateRecipe.model_validate(out.read_json("manifest.json")["recipe"]).shots
+    tables = {Path(path).stem: path for path in out.list("work/analysis", suffix=".parquet")}
     films = []
     for row in videos:
-        pts, starts = np.zeros(0, np.int64), []
+        analysis = None
         if row["status"] == "ok" and row["video_id"] in tables:
-            frames = out.read_table(tables[row["video_id"]]).select(["pts", "shot_start"])
-            pts = frames.column("pts").to_numpy()
-            starts = [int(i) for i in np.flatnonzero(frames.column("shot_start").to_numpy()) if i > 0]
-        films.append(Judged(Path(row["uri"]).name, row["status"], row["video_id"], pts, starts))
+            analysis = Analysis.from_table(out.read_table(tables[row["video_id"]]))
+        films.append(film_of(Path(row["uri"]).name, row["video_id"], row["status"], analysis, settings))
     return films
 
 
-def read_spans(out: Storage, films: list[Judged], labels: Mapping[str, Rows], rules: Rows) -> list[Span]:
-    """Every clip of the dataset. The recipe's limit on clips is no reason: it says nothing about them."""
+def film_of(file: str, video_id: str, status: str, analysis: Analysis | None, settings: ShotSettings) -> Judged:
+    """One film with the shots that its measurements hold; without measurements it has none.
+
+    Frames that belong to no shot (a fade, a moment of black) have a boundary on each side instead of one in the middle.
+    """
+    if analysis is None:
+        return Judged(file, status, video_id, np.zeros(0, np.int64), [])
+    series = analysis.series()
+    shots = find_shots(series, settings)
+    edges = np.flatnonzero(np.diff(shots.between, prepend=False, append=False))
+    found = {*np.flatnonzero(shots.starts & ~shots.between), *edges} - {0, len(shots.starts)}
+    starts = sorted(int(index) for index in found)
+    return Judged(file, status, video_id, series["pts"], starts)
+
+
+def read_spans(out: Storage, films: Sequence[Judged], truth: Truth) -> list[Span]:
+    """Every clip of the dataset that comes from an undamaged film."""
     by_id = {film.video_id: film for film in films if film.status == "ok"}
     scores = _scores(out)
-    decisions = {row["clip_id"]: row for row in out.read_table("decisions").to_pylist()}
-    shots, boundaries = _by_file(labels["shots"]), _by_file(labels["boundaries"])
-    graded = {row["file"] for row in labels["files"] if not row["damage"]}
+    reasons = {row["clip_id"]: row["reason"] for row in out.read_table("decisions").to_pylist()}
     spans = []
     for clip in out.read_table("clips").to_pylist():
         film = by_id[clip["video_id"]]
-        if film.file not in graded:
-            continue
-        first, stop = (int(i) for i in np.searchsorted(film.pts, [clip["start_pts"], clip["stop_pts"]]))
-        reason = decisions[clip["clip_id"]]["reason"]
-        reason = "" if reason == "over_limit" else reason
-        spans.append(
-            Span(
-                clip_id=clip["clip_id"],
-                file=film.file,
-                first=first,
-                stop=stop,
-                kept=not reason,
-                reason=reason,
-                scores=scores.get(clip["clip_id"], {}),
-                labels=_labels(shots.get(film.file, []), first, stop),
-                crosses=_crossed(boundaries.get(film.file, []), first, stop),
-            )
-        )
+        if film.file in truth.undamaged:
+            spans.append(truth.span(film, clip, reason=reasons[clip["clip_id"]], scores=scores[clip["clip_id"]]))
     return spans
+
+
+class Truth:
+    """The labels, to be asked what a clip shows."""
+
+    def __init__(self, labels: Mapping[str, Rows]) -> None:
+        self.undamaged = {row["file"] for row in labels["files"] if not row["damage"]}
+        self._shots, self._boundaries = _by_file(labels["shots"]), _by_file(labels["boundaries"])
+
+    def span(self, film: Judged, clip: Mapping[str, Any], *, reason: str, scores: Mapping[str, Any]) -> Span:
+        """A clip (clip_id, start_pts, stop_pts). A limit on the number of clips is no reason: it says nothing of it."""
+        first, stop = (int(i) for i in np.searchsorted(film.pts, [clip["start_pts"], clip["stop_pts"]]))
+        reason = "" if reason == OVER_LIMIT else reason
+        return Span(
+            clip_id=clip["clip_id"],
+            file=film.file,
+            first=first,
+            stop=stop,
+            kept=not reason,
+            reason=reason,
+            scores=scores,
+            labels=_labels(self._shots.get(film.file, []), first, stop),
+            crosses=_crossed(self._boundaries.get(film.file, []), first, stop),
+        )
 
 
 def _scores(out: Storage) -> dict[str, dict[str, float | None]]:

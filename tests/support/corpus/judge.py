@@ -17,6 +17,7 @@ from .graded import CLEAN, DISSOLVE, FADE_BLACK, FADE_WHITE, HARD, JUMP_CUT
 Row = Mapping[str, Any]
 Rows = list[dict[str, Any]]
 TOLERANCE = 1
+BESIDE = 3  # frames around a transition: where a fade begins to be seen is a matter of taste
 # What a rule is there to reject, by the words its reason may hold; the first match counts.
 MEANT = {
     "transition": ("transition",),
@@ -81,7 +82,7 @@ class Span:
 
 
 def cut_figures(films: Sequence[Judged], boundaries: Rows) -> dict[str, Any]:
-    """Hard cuts within one frame; fades and dissolves: one boundary, at most two, within the transition."""
+    """Hard cuts within one frame; fades and dissolves: one boundary or two, within the transition or next to it."""
     truth = defaultdict(list)
     for row in boundaries:
         truth[row["file"]].append(row)
@@ -92,7 +93,7 @@ def cut_figures(films: Sequence[Judged], boundaries: Rows) -> dict[str, Any]:
         found = set(film.starts)
         gradual = [row for row in truth[film.file] if row["kind"] not in HARD]
         for row in gradual:
-            inside = {i for i in found if row["first"] - TOLERANCE <= i <= row["stop"] + TOLERANCE}
+            inside = {i for i in found if row["first"] - BESIDE <= i <= row["stop"] + BESIDE}
             found -= inside
             kinds[row["kind"]]["hit" if inside else "missed"] += 1
             counts["gradual_extra"] += max(0, len(inside) - 2)
