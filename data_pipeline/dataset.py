@@ -21,7 +21,7 @@ from data_pipeline.outcome import Outcome
 from data_pipeline.recipe import CurateRecipe
 from data_pipeline.rules import policy_hash
 from data_pipeline.shards import LATENTS, Shard
-from data_pipeline.signals import SIGNALS
+from data_pipeline.signals import CLOSER_SCORES, SIGNALS
 from groundwork.config import recipe_hash
 from groundwork.records import Caption, Clip, Decision, Rejected, Video, to_table
 from groundwork.storage import Storage
@@ -52,8 +52,10 @@ class Curated:
         return "kept" if item.decision.kept else "rejected"
 
 
-def write_tables(out: Storage, curated: Curated, recipe: CurateRecipe, *, fingerprint: str) -> list[str]:
-    """Write every table but the latents; returns their paths."""
+def write_tables(
+    out: Storage, curated: Curated, recipe: CurateRecipe, *, fingerprint: str, closer: Mapping[str, str]
+) -> list[str]:
+    """Write every table but the latents; returns their paths. `closer`: fingerprints of the signals of closer looks."""
     captions = [item.caption for item in curated.clips if item.caption is not None]
     policy = policy_hash(recipe.rules, max_clips=recipe.clips.max_clips)
     tables = {
@@ -66,7 +68,10 @@ def write_tables(out: Storage, curated: Curated, recipe: CurateRecipe, *, finger
         f"timings/{_PART}": _clip_table(
             curated, {"cpu_milliseconds": pa.array([item.cpu_milliseconds for item in curated.clips], pa.float64())}
         ),
-        **{f"signals/{name}/{_PART}": _signal_table(curated, name, fingerprint) for name in (CLIP, *SIGNALS)},
+        **{
+            f"signals/{name}/{_PART}": _signal_table(curated, name, closer.get(name, fingerprint))
+            for name in (CLIP, *SIGNALS, *CLOSER_SCORES)
+        },
     }
     for path, table in tables.items():
         out.write_table(path, table)
@@ -187,10 +192,11 @@ def _video(curated: Curated, source: Source, licence: str) -> Video:
         duration_seconds=header.duration_seconds,
         width=header.width,
         height=header.height,
-        licence=licence,
+        licence=source.licence or licence,
         status=status,
         reason=reason,
         detail=detail,
+        metadata=source.metadata,
     )
 
 
@@ -199,7 +205,7 @@ def _rejected(curated: Curated) -> list[Rejected]:
     rows = []
     for source in curated.sources:
         status, reason, detail = _fate(curated, source)
-        stage = "ingest" if source.duplicate_of else "analyse"
+        stage = "ingest" if source.duplicate_of or source.reason else "analyse"
         if status != "ok":
             rows.append(Rejected(source.video_id, "", source.uri, stage, reason, detail, failed=status == "failed"))
     uris = {source.video_id: source.uri for source in reversed(curated.sources)}
@@ -217,15 +223,18 @@ def _clip_table(curated: Curated, columns: Mapping[str, Any]) -> pa.Table:
 
 
 def _signal_table(curated: Curated, signal: str, fingerprint: str) -> pa.Table:
-    count = len(curated.clips)
-    names = sorted({name for item in curated.clips for name in item.scores[signal]})
-    scores = {name: pa.array([item.scores[signal].get(name) for item in curated.clips], pa.float64()) for name in names}
+    """The scores of a signal, null where it gave none; `error` says why."""
+    rows = [item.scores.get(signal, {}) for item in curated.clips]
+    why = [item.absent.get(signal, "") for item in curated.clips]
     return _clip_table(
         curated,
         {
-            **scores,
-            "fingerprint": pa.array([fingerprint] * count, pa.string()),
-            "status": pa.array(["ok"] * count, pa.string()),
-            "error": pa.array([""] * count, pa.string()),
+            **{
+                name: pa.array([row.get(name) for row in rows], pa.float64())
+                for name in sorted({name for row in rows for name in row} | set(CLOSER_SCORES.get(signal, ())))
+            },
+            "fingerprint": pa.array([fingerprint] * len(rows), pa.string()),
+            "status": pa.array(["absent" if reason else "ok" for reason in why], pa.string()),
+            "error": pa.array(why, pa.string()),
         },
     )

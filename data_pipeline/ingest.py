@@ -1,18 +1,24 @@
-"""URIs (folders, files, globs) become source rows: what is there, which bytes, which are the same."""
+"""URIs (folders, files, globs, manifests) become source rows: what is there, which bytes, which are the same."""
 
 from __future__ import annotations
 
 import fnmatch
 import hashlib
-from collections.abc import Iterable, Sequence
+import os
+import posixpath
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import PurePosixPath
 from urllib.parse import urlsplit
 
 import pyarrow.fs as pafs
 
+from data_pipeline.failures import BAD_ROW, UNREADABLE
 from data_pipeline.fingerprint import DIGITS
+from data_pipeline.manifests import SUFFIXES as MANIFEST_SUFFIXES
+from data_pipeline.manifests import ManifestRow, read_manifest
 from groundwork.errors import InputError, StorageError
 from groundwork.storage import Storage, open_storage
 from groundwork.telemetry import get_logger
@@ -25,35 +31,46 @@ VIDEO_SUFFIXES = frozenset(
 )
 SOURCES_FILE = "work/sources.json"
 _WILDCARDS = "*?["
+_THREADS = 8  # that wait for storage
 
 
 @dataclass(frozen=True)
 class Source:
-    """A file found. `video_id` hashes its bytes; `duplicate_of` is the URI of an equal file that came first."""
+    """A file found, or named by a manifest. `video_id` hashes its bytes; `duplicate_of` is the URI of an equal file
+    that came first. `version` changes when the file does. `reason`, `detail`: why it cannot even be looked at.
+    `licence` and `metadata` (a JSON object) are what a manifest says of it."""
 
     uri: str
     folder: str
     name: str
-    bytes: int
-    modified: int
+    bytes: int = 0
+    version: str = ""
     video_id: str = ""
     duplicate_of: str = ""
+    licence: str = ""
+    metadata: str = ""
+    reason: str = ""
+    detail: str = ""
 
     @property
     def storage(self) -> Storage:
         """The folder the file lies in."""
-        return open_storage(self.folder)
+        return _storage(self.folder)
 
 
 def find_sources(inputs: Sequence[str]) -> list[Source]:
     """All videos named by the inputs, without doubles, sorted by URI.
 
-    A folder is searched with all below it for files with a video suffix; a file or a glob is taken as it is.
-    Raises InputError when an input does not exist or when nothing is found at all.
+    A folder is searched with all below it for files with a video suffix; a file or a glob is taken as it is; a manifest
+    names sources in its column `uri`, relative to itself. What a manifest or a folder names and cannot be looked at
+    becomes a source with a `reason`. Raises InputError when an input does not exist or when nothing is found at all.
     """
     if not inputs:
-        raise InputError("No input is given.", "Name a folder, a file or a glob: --input URI")
-    found = {source.uri: source for given in inputs for source in _sources_of(given)}
+        raise InputError("No input is given.", "Name a folder, a file, a glob or a manifest: --input URI")
+    found: dict[str, Source] = {}
+    for given in inputs:
+        for source in _sources_of(given):
+            found.setdefault(source.uri, source)
     if not found:
         suffixes = " ".join(sorted(VIDEO_SUFFIXES))
         raise InputError(f"No video found in {', '.join(inputs)}.", f"Looked for files that end with {suffixes}.")
@@ -63,15 +80,15 @@ def find_sources(inputs: Sequence[str]) -> list[Source]:
 def identify(sources: Sequence[Source], *, out: Storage) -> list[Source]:
     """The sources with ids from their bytes, equal files marked. Ids of unchanged files come from the last run."""
     known = _known_ids(out)
-    with ThreadPoolExecutor(max_workers=4) as pool:
+    with ThreadPoolExecutor(max_workers=_THREADS) as pool:
         ids = list(pool.map(lambda source: known.get(_stamp(source)) or _hash(source), sources))
     first: dict[str, str] = {}
     named = []
     for source, video_id in zip(sources, ids, strict=True):
         original = first.setdefault(video_id, source.uri)
         duplicate_of = "" if original == source.uri else original
-        named.append(Source(**{**asdict(source), "video_id": video_id, "duplicate_of": duplicate_of}))
-    stamps = {_stamp(source): source.video_id for source in named}
+        named.append(replace(source, video_id=video_id, duplicate_of=duplicate_of))
+    stamps = {_stamp(source): source.video_id for source in named if source.version}
     if stamps != known:
         out.write_json(SOURCES_FILE, stamps)
     return named
@@ -79,18 +96,20 @@ def identify(sources: Sequence[Source], *, out: Storage) -> list[Source]:
 
 def _sources_of(given: str) -> Iterable[Source]:
     address, query = _split_query(given)
-    storage, pattern = open_storage(given), ""
-    kind = storage.filesystem.get_file_info(storage.path()).type
+    storage, pattern = _storage(given), ""
+    kind = _kind(storage)
     if kind == pafs.FileType.NotFound:  # a file may have brackets in its name, so a glob comes second
         base, pattern = _split_glob(address)
-        storage = open_storage(base + query)
-        kind = storage.filesystem.get_file_info(storage.path()).type if pattern else kind
+        storage = _storage(base + query)
+        kind = _kind(storage) if pattern else kind
     if kind == pafs.FileType.NotFound:
         raise InputError(f"Input {given!r} does not exist.", "Check the path or URI.")
-    if kind == pafs.FileType.File:
+    on_the_web = urlsplit(given).scheme in ("http", "https")
+    if kind == pafs.FileType.File and not (on_the_web and (pattern or address.endswith("/"))):
         parent, _, name = address.rstrip("/").rpartition("/")
-        return [_source(open_storage((parent or ".") + query), name)]
-    names = storage.list()
+        folder = _storage((parent or ("/" if address.startswith("/") else ".")) + query)
+        return _from_manifest(folder, name) if name.endswith(MANIFEST_SUFFIXES) else [_source(folder, name)]
+    names = list(_names(storage))
     if pattern:
         taken = [name for name in names if fnmatch.fnmatch(name, pattern)]
     else:
@@ -98,6 +117,39 @@ def _sources_of(given: str) -> Iterable[Source]:
         if len(taken) < len(names):
             get_logger("ingest").info("%s: %d files are not videos by name", given, len(names) - len(taken))
     return [_source(storage, name) for name in taken]
+
+
+def _names(storage: Storage) -> Iterator[str]:
+    """Relative paths of all files; on a local disk also those whose names are not UTF-8, which Arrow cannot list."""
+    if not storage.is_local:
+        yield from storage.list()
+        return
+    for folder, _, files in os.walk(storage.root):
+        inner = os.path.relpath(folder, storage.root)
+        yield from (name if inner == "." else f"{inner}/{name}" for name in files)
+
+
+def _from_manifest(folder: Storage, name: str) -> Iterable[Source]:
+    rows = read_manifest(folder, name)
+    with ThreadPoolExecutor(max_workers=_THREADS) as pool:
+        return list(pool.map(lambda row: _from_row(folder, name, row), rows))
+
+
+def _from_row(folder: Storage, manifest: str, row: ManifestRow) -> Source:
+    if row.problem:
+        place = f"{folder.uri.partition('?')[0]}/{manifest}"
+        return Source(f"{place}#{row.line}", "", "", reason=BAD_ROW, detail=f"line {row.line}: {row.problem}")
+    address, query = _split_query(row.uri)
+    if not urlsplit(row.uri).scheme and not address.startswith(("/", "~")):
+        base, mark, own = folder.uri.partition("?")
+        scheme, slashes, path = base.rpartition("://")
+        address, query = scheme + slashes + posixpath.normpath(f"{path}/{address}"), mark + own
+    parent, _, name = address.rpartition("/")
+    try:
+        source = _source(_storage((parent or "/") + query), name)
+    except StorageError as error:
+        source = Source(address, parent + query, name, reason=UNREADABLE, detail=error.message)
+    return replace(source, licence=row.licence, metadata=row.metadata)
 
 
 def _split_query(given: str) -> tuple[str, str]:
@@ -118,20 +170,34 @@ def _split_glob(address: str) -> tuple[str, str]:
 
 
 def _source(storage: Storage, name: str) -> Source:
-    status = storage.filesystem.get_file_info(storage.path(name))
-    if status.type != pafs.FileType.File:
-        raise StorageError(f"{storage.uri}/{name} vanished while it was listed.")
-    folder, _, base = storage.path(name).rpartition("/")
-    if storage.is_local:
-        return Source(f"{folder}/{base}", folder or "/", base, int(status.size), int(status.mtime_ns or 0))
+    """The file `name` in a folder. Raises StorageError when it is missing."""
+    base, mark, query = storage.uri.partition("?")
     inner, _, leaf = name.rpartition("/")
-    parent = storage.child(inner) if inner else storage
-    uri = f"{parent.uri.partition('?')[0]}/{leaf}"
-    return Source(uri, parent.uri, leaf, int(status.size), int(status.mtime_ns or 0))
+    if storage.is_local:
+        base, mark, query = storage.root, "", ""
+    folder = (f"{base.rstrip('/')}/{inner}" if inner else base) or "/"
+    shown = f"{folder.rstrip('/')}/{leaf}" + (mark + query if base.startswith("http") else "")
+    try:
+        shown.encode()
+    except UnicodeEncodeError:
+        readable = shown.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+        return Source(readable, "", "", reason=UNREADABLE, detail="its name is not UTF-8: rename it")
+    size, version = storage.size(name), storage.version(name)
+    return Source(shown, folder + mark + query, leaf, size, version)
+
+
+@lru_cache(maxsize=256)
+def _storage(uri: str) -> Storage:
+    """One file system per folder: opening an object store costs a request or more."""
+    return open_storage(uri)
+
+
+def _kind(storage: Storage) -> pafs.FileType:
+    return storage.filesystem.get_file_info(storage.path()).type
 
 
 def _stamp(source: Source) -> str:
-    return f"{source.uri}|{source.bytes}|{source.modified}"
+    return f"{source.uri}|{source.bytes}|{source.version}"
 
 
 def _known_ids(out: Storage) -> dict[str, str]:
@@ -140,7 +206,9 @@ def _known_ids(out: Storage) -> dict[str, str]:
 
 def _hash(source: Source) -> str:
     try:
-        return source.storage.checksum(source.name)[:DIGITS]
+        if not source.reason:
+            return source.storage.checksum(source.name)[:DIGITS]
     except StorageError:
-        # An unreadable file still gets a row: its id is that of its address.
-        return hashlib.sha256(source.uri.encode()).hexdigest()[:DIGITS]
+        get_logger("ingest").warning("%s cannot be read", source.uri)
+    # An unreadable file still gets a row: its id is that of its address.
+    return hashlib.sha256(source.uri.encode()).hexdigest()[:DIGITS]

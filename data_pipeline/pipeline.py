@@ -16,6 +16,8 @@ from ray.data import ActorPoolStrategy, DataContext
 from ray.util.annotations import RayDeprecationWarning
 
 from data_pipeline.assess import AssessedClip, known_scores
+from data_pipeline.closer import STAGE as CLOSER
+from data_pipeline.closer import CloserJob, LookCloser, closer_jobs, require
 from data_pipeline.cut import STAGE as CUT
 from data_pipeline.cut import CutClips, CutJob, begin_cutting, cut_jobs
 from data_pipeline.dataset import MANIFEST
@@ -27,7 +29,17 @@ from data_pipeline.outcome import ABORTED, FAILED, Outcome, to_row
 from data_pipeline.recipe import CurateRecipe
 from data_pipeline.rules import check
 from data_pipeline.shards import find_encoded
-from data_pipeline.steps import Run, code_fingerprints, decide, encode_jobs, encode_rows, finished, publish, summary
+from data_pipeline.steps import (
+    Run,
+    code_fingerprints,
+    conclude,
+    decide,
+    encode_jobs,
+    encode_rows,
+    finished,
+    publish,
+    summary,
+)
 from data_pipeline.workers import AnalyseVideo, EncodeClips
 from groundwork.errors import RunError, StorageError
 from groundwork.ray_session import ray_session
@@ -47,6 +59,7 @@ def curate(recipe: CurateRecipe, *, inputs: Sequence[str], out: str, address: st
     (unwritable or full), RunError (another run holds the dataset; no Ray at `address`).
     """
     check(recipe.rules, known=known_scores())
+    require(recipe)
     found = find_sources(inputs)
     storage = open_storage(out)
     with only_run(storage):
@@ -63,6 +76,8 @@ def curate(recipe: CurateRecipe, *, inputs: Sequence[str], out: str, address: st
             run.clock.lap("analyse")
             curated = decide(run, failed_videos)
             run.clock.lap("decide")
+            curated = conclude(run, curated, stages.look_closer(curated.clips))
+            run.clock.lap("closer")
             cuts = cut_jobs(curated.clips, recipe.media, fps=recipe.clips.fps)
             failed_clips = stages.cut(curated.clips, cuts)
             run.clock.lap("cut")
@@ -87,7 +102,8 @@ class Stages:
         """
         kept = self.run.measurements
         unique = {source.video_id: source for source in self.run.sources if not source.duplicate_of}
-        failed, jobs = kept.standing(unique.values())
+        absent = {s.video_id: Outcome(s.video_id, FAILED, s.reason, s.detail) for s in unique.values() if s.reason}
+        failed, jobs = kept.standing(source for video_id, source in unique.items() if video_id not in absent)
         arguments = {
             "out": kept.out.uri,
             "fingerprint": kept.fingerprint,
@@ -105,7 +121,13 @@ class Stages:
                 outcomes |= _follow(progress, self._stream(rows, AnalyseVideo, arguments))
                 jobs = further_parts(jobs, outcomes)
                 progress.set_total(len(unique) + len(asked) + len(jobs) - left)
-        return failed | failed_videos(asked, outcomes)
+        return absent | failed | failed_videos(asked, outcomes)
+
+    def look_closer(self, clips: Sequence[AssessedClip]) -> dict[str, Outcome]:
+        """Measure what takes a closer look, on clips that no rule rejects before; returns the failed by clip_id."""
+        jobs = closer_jobs(self.run.out, clips, self.run.recipe, keys=self.run.closer)
+        arguments = {"out": self.run.out.uri, "settings": self.run.recipe.signals.model_dump(mode="json")}
+        return self._by_clip(LookCloser, arguments, clips, jobs, standing=()) if jobs else {}
 
     def cut(self, clips: Sequence[AssessedClip], jobs: Mapping[str, CutJob]) -> dict[str, Outcome]:
         """Cut every kept clip that has no file yet; returns the failed ones by clip_id. No jobs: nothing happens."""
@@ -133,7 +155,7 @@ class Stages:
         worker: type,
         arguments: Mapping[str, Any],
         clips: Sequence[AssessedClip],
-        jobs: Mapping[str, EncodeJob] | Mapping[str, CutJob],
+        jobs: Mapping[str, EncodeJob] | Mapping[str, CutJob] | Mapping[str, CloserJob],
         *,
         standing: Collection[str],
     ) -> dict[str, Outcome]:
@@ -142,7 +164,7 @@ class Stages:
         video_of = {item.clip.clip_id: by_id[item.clip.video_id] for item in clips}
         missing = [job for clip_id, job in jobs.items() if clip_id not in standing]
         outcomes: dict[str, Outcome] = {}
-        label = CUT if worker is CutClips else "encode"
+        label = {CutClips: CUT, LookCloser: CLOSER, EncodeClips: "encode"}[worker]
         with _progress(label, total=len(jobs), done=len(jobs) - len(missing), unit="clips") as progress:
             # Clips that vanished with a killed worker get a second chance, alone, so that only the culprit is lost.
             for clips_per_row in (_CLIPS_PER_ROW, 1):
@@ -157,7 +179,7 @@ class Stages:
             return
         self.connect()
         workers, encoding = self.run.recipe.workers, worker is EncodeClips
-        by_clip = encoding or worker is CutClips
+        by_clip = worker is not AnalyseVideo
         most = min(workers.encode if encoding else workers.analyse, len(rows))
         least = min(workers.at_least, most)
         gpus = workers.encode_gpus if encoding else 0.0

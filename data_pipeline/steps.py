@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from data_pipeline import assess as assess_step
-from data_pipeline import buckets, clips, dataset, rules, shots
+from data_pipeline import buckets, clips, closer, dataset, rules, shots
 from data_pipeline.analysis import analysis_fingerprint
 from data_pipeline.assess import AssessedClip, assess, limit
 from data_pipeline.captions import measured
+from data_pipeline.closer import CloserJob
 from data_pipeline.cut import CutJob, drop_cut_notes, write_media_table
 from data_pipeline.dataset import MANIFEST, Curated, build_manifest, code_version, drop_stale, files_stand, write_tables
 from data_pipeline.encode import EncodeJob, encode_fingerprint
@@ -20,7 +21,7 @@ from data_pipeline.fingerprint import short_hash, stage_fingerprint
 from data_pipeline.ingest import Source
 from data_pipeline.measurements import Measurements, measurements
 from data_pipeline.outcome import FAILED, Outcome, to_row
-from data_pipeline.recipe import CurateRecipe
+from data_pipeline.recipe import Bucket, CurateRecipe
 from data_pipeline.report import write_report
 from data_pipeline.shards import drop_staged, find_encoded, write_shards
 from groundwork.storage import Storage
@@ -57,19 +58,26 @@ class Run:
         return measurements(self.out, self.recipe, fingerprint=self.code["analyse"])
 
     @property
+    def closer(self) -> dict[str, str]:
+        """Fingerprints of the signals that take a closer look."""
+        return {signal: self.code[f"{closer.STAGE}.{signal}"] for signal in self.recipe.signals.closer}
+
+    @property
     def key(self) -> str:
         """Equal for runs that must give equal datasets."""
         settings = self.recipe.model_dump(mode="json", exclude={"workers"})
         order = list(self.recipe.rules)  # it decides, and JSON with sorted keys hides it
-        return short_hash(settings, order, self.code, [(source.uri, source.video_id) for source in self.sources])
+        named = [(one.uri, one.video_id, one.licence, one.metadata, one.reason, one.detail) for one in self.sources]
+        return short_hash(settings, order, self.code, named)
 
 
 def code_fingerprints(recipe: CurateRecipe, *, models: Mapping[str, Any]) -> dict[str, str]:
     """One per stage; `models` are those the latents come from."""
-    deciding = (assess_step, buckets, measured, clips, dataset, rules, shots)
+    deciding = (assess_step, buckets, closer, measured, clips, dataset, rules, shots)
     return {
         "analyse": analysis_fingerprint(),
         "decide": stage_fingerprint(deciding, None),
+        **{f"{closer.STAGE}.{signal}": key for signal, key in closer.fingerprints(recipe.signals).items()},
         "encode": encode_fingerprint(recipe.variant, models=models),
     }
 
@@ -105,8 +113,13 @@ def decide(run: Run, failed: Mapping[str, Outcome]) -> Curated:
             damage[source.video_id] = detail
         headers[source.video_id] = analysis.header
         found += assess(source.video_id, analysis, run.recipe)
-    chosen = limit(found, max_clips=run.recipe.clips.max_clips)
-    return Curated(run.sources, headers, failed, chosen, {}, damage)
+    return Curated(run.sources, headers, failed, found, {}, damage)
+
+
+def conclude(run: Run, curated: Curated, looks: Mapping[str, Outcome]) -> Curated:
+    """With what the closer looks gave (`looks`: those that failed), and no more clips than the recipe asks for."""
+    found = closer.with_looks(run.out, curated.clips, run.recipe, keys=run.closer, failed=looks)
+    return replace(curated, clips=limit(found, max_clips=run.recipe.clips.max_clips))
 
 
 def encode_jobs(
@@ -130,21 +143,23 @@ def encode_jobs(
 
 
 def encode_rows(
-    jobs: Sequence[EncodeJob | CutJob], video_of: Mapping[str, Source], *, clips_per_row: int
+    jobs: Sequence[EncodeJob | CutJob | CloserJob], video_of: Mapping[str, Source], *, clips_per_row: int
 ) -> list[dict[str, str]]:
-    """Rows for the cutting and encoding workers: jobs grouped by video, at most `clips_per_row` to a row."""
-    by_video: dict[str, list[EncodeJob | CutJob]] = {}
+    """Rows for the workers that look closer, cut and encode: jobs grouped by video, at most `clips_per_row` to a row."""
+    by_video: dict[str, list[EncodeJob | CutJob | CloserJob]] = {}
     for job in jobs:
         by_video.setdefault(video_of[job.clip_id].uri, []).append(job)
     rows = []
     for members in by_video.values():
         source = video_of[members[0].clip_id]
         for first in range(0, len(members), clips_per_row):
-            chosen = [
-                {**asdict(job), "bucket": job.bucket.model_dump()} for job in members[first : first + clips_per_row]
-            ]
+            chosen = [_plain(job) for job in members[first : first + clips_per_row]]
             rows.append(to_row({"folder": source.folder, "name": source.name, "jobs": chosen}))
     return rows
+
+
+def _plain(job: EncodeJob | CutJob | CloserJob) -> dict[str, Any]:
+    return {name: value.model_dump() if isinstance(value, Bucket) else value for name, value in asdict(job).items()}
 
 
 def publish(run: Run, curated: Curated, jobs: Mapping[str, EncodeJob], cuts: Mapping[str, CutJob]) -> dict[str, Any]:
@@ -153,7 +168,10 @@ def publish(run: Run, curated: Curated, jobs: Mapping[str, EncodeJob], cuts: Map
     encoded = find_encoded(out, jobs.values(), fingerprint=fingerprint)
     members = [job for job in jobs.values() if job.clip_id not in curated.failed_clips]
     shards = write_shards(out, members, encoded, fingerprint=fingerprint, clips_per_shard=recipe.encode.clips_per_shard)
-    paths = [*write_tables(out, curated, recipe, fingerprint=run.code["analyse"]), *(shard.path for shard in shards)]
+    paths = [
+        *write_tables(out, curated, recipe, fingerprint=run.code["analyse"], closer=run.closer),
+        *(shard.path for shard in shards),
+    ]
     cut = write_media_table(out, {key: job for key, job in cuts.items() if key not in curated.failed_clips})
     drop_stale(out, [*paths, *cut])
     run.clock.lap("publish")

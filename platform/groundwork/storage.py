@@ -1,4 +1,4 @@
-"""The one door to disk, S3 and GCS: a URI becomes a folder that is read, listed and written atomically."""
+"""The one door to disk, S3, GCS and the web: a URI becomes a folder that is read, listed and written atomically."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import shutil
 import tempfile
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,8 @@ _TEMPORARY_SUFFIX = ".partial"
 
 
 def open_storage(uri: str | Path) -> Storage:
-    """The folder at `uri`: a path, file://, s3://, gs://, or any protocol fsspec knows. Nothing is created yet.
+    """The folder at `uri`: a path, file://, s3://, gs://, or any protocol fsspec knows (http:// and https:// for
+    reading; the query of such an address goes with every file). Nothing is created yet.
 
     An S3-compatible server is named in the URI (`s3://bucket/x?endpoint_override=http://127.0.0.1:9000`) or by
     AWS_ENDPOINT_URL. Raises StorageError when the URI cannot be understood.
@@ -43,6 +44,8 @@ class Storage:
     @cached_property
     def _place(self) -> tuple[pafs.FileSystem, str]:
         scheme = urlsplit(self.uri).scheme
+        if self._on_the_web:
+            return _through_fsspec(self.uri.partition("?")[0])
         if scheme in ("", "file"):
             path = unquote(urlsplit(self.uri).path) if scheme else self.uri
             return pafs.LocalFileSystem(), os.path.abspath(os.path.expanduser(path))
@@ -52,6 +55,10 @@ class Storage:
             except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
                 return _through_fsspec(self.uri)
             return filesystem, root.rstrip("/")
+
+    @property
+    def _on_the_web(self) -> bool:
+        return urlsplit(self.uri).scheme in ("http", "https")
 
     def __getstate__(self) -> dict[str, str]:
         return {"uri": self.uri}
@@ -74,7 +81,9 @@ class Storage:
         """Where `relative` lies inside `filesystem`. Raises ValueError for a path that climbs out of the folder."""
         if ".." in relative.split("/"):
             raise ValueError(f"path {relative!r} must not contain '..'")
-        return f"{self.root}/{relative}" if relative else self.root
+        path = f"{self.root}/{relative}" if relative else self.root
+        mark, query = self.uri.partition("?")[1:] if self._on_the_web else ("", "")
+        return path + mark + query
 
     def child(self, relative: str) -> Storage:
         """The folder below this one."""
@@ -84,7 +93,8 @@ class Storage:
     @contextmanager
     def _errors(self, verb: str, relative: str) -> Iterator[None]:
         try:
-            yield
+            with _web_errors() if self._on_the_web else nullcontext():
+                yield
         except FileNotFoundError as error:
             raise StorageError(f"Cannot {verb} {self.uri}/{relative}: not found.", "Check the address.") from error
         except OSError as error:
@@ -102,7 +112,19 @@ class Storage:
             status = self.filesystem.get_file_info(self.path(relative))
             if status.type != pafs.FileType.File:
                 raise FileNotFoundError(relative)
-            return int(status.size)
+            return int(status.size or 0)  # a web server may not say
+
+    def version(self, relative: str) -> str:
+        """What changes when a file changes: its time of modification, or what a web server says in its place. Empty
+        where nothing is known. Raises StorageError when the file is missing."""
+        with self._errors("look up", relative):
+            if self._on_the_web:
+                found = self.filesystem.handler.fs.info(self.path(relative))
+                return str(found.get("ETag") or found.get("Last-Modified") or "")
+            status = self.filesystem.get_file_info(self.path(relative))
+            if status.type != pafs.FileType.File:
+                raise FileNotFoundError(relative)
+            return str(status.mtime_ns or "")
 
     def list(self, prefix: str = "", *, suffix: str = "") -> list[str]:
         """Relative paths of all files below `prefix` whose names end with `suffix`, sorted; empty for none."""
@@ -219,6 +241,17 @@ class Storage:
             with self._errors("read", relative):
                 pafs.copy_files(self.path(relative), str(target), source_filesystem=self.filesystem)
             yield target
+
+
+@contextmanager
+def _web_errors() -> Iterator[None]:
+    """The web client's own errors are no OSErrors."""
+    import aiohttp
+
+    try:
+        yield
+    except aiohttp.ClientError as error:
+        raise OSError(str(error)) from error
 
 
 def _through_fsspec(uri: str) -> tuple[pafs.FileSystem, str]:

@@ -178,17 +178,21 @@ def test_a_film_that_kills_its_worker_costs_that_film_alone_and_is_tried_again_n
     footage: Path, quick_recipe: CurateRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    inputs = [str(footage / name) for name in ("bunny.mp4", "city.mpg")]
+    manifest = tmp_path / "films.csv"
+    manifest.write_text(f"uri,licence,title\n{footage}/bunny.mp4,CC-BY-3.0,Rabbit\n,,nothing\n{footage}/city.mpg,,\n")
+    inputs, out = [str(manifest)], str(tmp_path / "out")
     strict = quick_recipe.model_copy(update={"rules": {"static": Rule(score="motion_score", below=1e9)}})
     with monkeypatch.context() as patch:
         patch.setattr("data_pipeline.pipeline.AnalyseVideo", DiesOnTheBunny)
-        summary = curate(strict, inputs=inputs, out=str(tmp_path))
-    assert summary["videos"] == {"read": 2, "ok": 1, "failed": 1, "duplicate": 0}
+        summary = curate(strict, inputs=inputs, out=out)
+    assert summary["videos"] == {"read": 3, "ok": 1, "failed": 2, "duplicate": 0}
     assert summary["clips"] == {"found": 3, "kept": 0, "rejected": {"static": 3}, "failed": 0}
-    (lost,) = rows(open_storage(tmp_path), "rejected", Rejected)
-    assert (Path(lost.uri).name, lost.reason) == ("bunny.mp4", "crashed")
-    summary = curate(strict, inputs=inputs, out=str(tmp_path))
-    assert (summary["videos"]["failed"], summary["clips"]["found"]) == (0, 5)
+    lost = {Path(row.uri).name: (row.stage, row.reason) for row in rows(open_storage(out), "rejected", Rejected)}
+    assert lost == {"bunny.mp4": ("analyse", "crashed"), "films.csv#3": ("ingest", "bad_row")}
+    summary = curate(strict, inputs=inputs, out=out)
+    assert (summary["videos"]["failed"], summary["clips"]["found"]) == (1, 5)
+    said = {Path(row.uri).name: (row.licence, row.metadata) for row in rows(open_storage(out), "videos", Video)}
+    assert said["bunny.mp4"] == ("CC-BY-3.0", '{"title": "Rabbit"}')
 
 
 def test_a_second_start_on_the_same_output_is_an_error(

@@ -10,7 +10,8 @@ import pyarrow as pa
 
 @dataclass(frozen=True)
 class Video:
-    """A source before cutting. `status`: ok, failed or duplicate; `reason`, `detail` say why. Size as displayed."""
+    """A source before cutting. `status`: ok, failed or duplicate; `reason`, `detail` say why, or where a readable one
+    is damaged. Size as displayed. `metadata`: a JSON object of what a manifest says of it, empty for nothing."""
 
     video_id: str
     uri: str
@@ -25,6 +26,7 @@ class Video:
     status: str
     reason: str
     detail: str
+    metadata: str = ""
 
     SCHEMA: ClassVar[pa.Schema] = pa.schema(
         [
@@ -41,5 +43,6 @@ class Video:
             ("status", pa.string()),
             ("reason", pa.string()),
             ("detail", pa.string()),
+            ("metadata", pa.string()),
         ]
     )
