@@ -10,6 +10,7 @@ from data_pipeline.recipe import RECIPES, CurateRecipe
 from groundwork.commands import Command, Options, RayOptions, Recipes, Repeatable, not_built
 from groundwork.config import shipped_recipes
 from groundwork.errors import UsageError
+from groundwork.telemetry import get_logger
 
 
 class RunOptions(RayOptions):
@@ -110,6 +111,31 @@ def _replay_text(result: dict[str, Any]) -> str:
     return replay_text(result)
 
 
+class LabelOptions(DatasetOptions):
+    """Which dataset, which clips, under which name."""
+
+    port: int = 8900
+    """Port on 127.0.0.1; 0 takes a free one."""
+    count: int = 200
+    """At most so many clips: three quarters near the thresholds, the others by lot."""
+    name: str = "labels"
+    """The labels are kept in DATASET/labels/<name>.jsonl; the same name goes on where it stopped."""
+    rules: str = ""
+    """The policy whose reasons are the labels. Default: the dataset's own."""
+
+
+def _label(options: LabelOptions) -> None:
+    _need(options.dataset, "dataset", "label DATASET")
+    from data_pipeline.label.server import address, label_server
+    from data_pipeline.label.session import Session
+    from groundwork.storage import open_storage
+
+    session = Session(open_storage(options.dataset), name=options.name, count=options.count, rules_from=options.rules)
+    with label_server(session, port=options.port) as server:
+        get_logger("label").info("open %s (Ctrl-C ends; every label is kept at once)", address(server))
+        server.serve_forever()
+
+
 def _recipes(_: Options) -> list[str]:
     return shipped_recipes(RECIPES)
 
@@ -157,7 +183,7 @@ COMMANDS = (
         text=_plan_text,
     ),
     Command("replay", "decide again from stored scores, by another policy", ReplayOptions, _replay, text=_replay_text),
-    not_built("label", "review page for labelling"),
+    Command("label", "a page on 127.0.0.1: look at clips near the thresholds, one key per label", LabelOptions, _label),
     not_built("calibrate", "precision, recall and thresholds against labels"),
     not_built("export", "training shards for other trainers"),
     not_built("forget", "take a video out of every table and shard"),
@@ -166,6 +192,7 @@ COMMANDS = (
 _FIRST_WORDS = {
     "report": ("dataset",),
     "replay": ("dataset",),
+    "label": ("dataset",),
 }
 """Options of a command that may be given as plain words, in this order: `report DATASET`."""
 
