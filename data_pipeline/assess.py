@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -14,9 +14,10 @@ from data_pipeline.analysis import Analysis
 from data_pipeline.buckets import upscale
 from data_pipeline.captions import measured
 from data_pipeline.clips import Span, Timeline, clip_id, end_pts, end_seconds, plan_clips
+from data_pipeline.duplicates.hashes import ClipHashes, clip_hashes
 from data_pipeline.recipe import Bucket, CurateRecipe
 from data_pipeline.shots import find_shots
-from data_pipeline.signals import SIGNALS, score_names
+from data_pipeline.signals import CLOSER_SCORES, SIGNALS, score_names
 from groundwork.records import Caption, Clip, Decision
 
 CLIP_SCORES = ("seconds", "source_fps", "upscale", "aspect", "short_side", "bucket_frames")
@@ -31,7 +32,7 @@ Scores = Mapping[str, float | None]
 @dataclass(frozen=True)
 class AssessedClip:
     """All that is known of a clip before it is encoded. `scores` by signal, "clip" among them; None: no such score.
-    Too short shots have no bucket."""
+    Too short shots have no bucket. `absent`: signals that gave no score, and why. `hashes`: until copies are found."""
 
     clip: Clip
     bucket: Bucket | None
@@ -40,11 +41,17 @@ class AssessedClip:
     caption: Caption | None
     thumbnail: bytes
     cpu_milliseconds: float
+    absent: Mapping[str, str] = field(default_factory=dict)
+    hashes: ClipHashes | None = None
+
+    def flat_scores(self) -> dict[str, float | None]:
+        """All scores by name."""
+        return {name: value for values in self.scores.values() for name, value in values.items()}
 
 
 def known_scores() -> frozenset[str]:
     """Every score that a rule may ask for."""
-    return score_names() | set(CLIP_SCORES)
+    return score_names() | set(CLIP_SCORES) | {name for names in CLOSER_SCORES.values() for name in names}
 
 
 def assess(video_id: str, analysis: Analysis, recipe: CurateRecipe) -> list[AssessedClip]:
@@ -66,15 +73,17 @@ def assess(video_id: str, analysis: Analysis, recipe: CurateRecipe) -> list[Asse
         flat = {name: value for values in scores.values() for name, value in values.items()}
         decision = _decide(clip, flat, recipe)
         middle = pictured[np.abs(pictured - (span.start + span.stop) / 2).argmin()]
+        hashed = span.bucket is not None and recipe.duplicates.mode in ("hash", "both")
         assessed.append(
             AssessedClip(
                 clip=clip,
                 bucket=span.bucket,
                 scores=scores,
                 decision=decision,
-                caption=_caption(clip, flat, recipe) if decision.kept else None,
+                caption=caption_of(clip, flat, recipe) if decision.kept else None,
                 thumbnail=thumbnails[int(middle)].as_py(),
                 cpu_milliseconds=round(analysis.cpu_milliseconds * clip.num_frames / len(timeline.pts), 1),
+                hashes=clip_hashes(slices) if hashed else None,
             )
         )
     return assessed
@@ -135,6 +144,7 @@ def shortest_seconds(recipe: CurateRecipe) -> float:
     return buckets.shortest_seconds(recipe.buckets, recipe.clips)
 
 
-def _caption(clip: Clip, scores: Mapping[str, Any], recipe: CurateRecipe) -> Caption:
+def caption_of(clip: Clip, scores: Mapping[str, Any], recipe: CurateRecipe) -> Caption:
+    """What the recipe's captioner says of a clip."""
     assert recipe.captions.captioner == measured.MODEL, "the only captioner so far"
     return measured.caption(clip.clip_id, scores)

@@ -23,12 +23,24 @@ from data_pipeline.rules import policy_hash
 from data_pipeline.shards import LATENTS, Shard
 from data_pipeline.signals import CLOSER_SCORES, SIGNALS
 from groundwork.config import recipe_hash
-from groundwork.records import Caption, Clip, Decision, Rejected, Video, to_table
+from groundwork.records import Caption, Clip, Decision, Duplicate, Rejected, Video, to_table
 from groundwork.storage import Storage
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
-TABLES = ("videos", "clips", "signals", "decisions", "captions", "rejected", "thumbnails", "timings", MEDIA, LATENTS)
+TABLES = (
+    "videos",
+    "clips",
+    "signals",
+    "decisions",
+    "captions",
+    "duplicates",
+    "rejected",
+    "thumbnails",
+    "timings",
+    MEDIA,
+    LATENTS,
+)
 _NOT_HASHED = "timings"  # CPU times differ from run to run; all else is equal byte for byte
 _PART = "part-00000.parquet"
 
@@ -36,7 +48,8 @@ _PART = "part-00000.parquet"
 @dataclass(frozen=True)
 class Curated:
     """Everything decided about a set of sources. `headers` of readable videos, `failed_videos` by video_id,
-    `failed_clips` by clip_id; `damage`: by video_id, where readable videos are damaged."""
+    `failed_clips` by clip_id; `damage`: by video_id, where readable videos are damaged; `duplicates`:
+    groups of copies."""
 
     sources: Sequence[Source]
     headers: Mapping[str, Header]
@@ -44,6 +57,7 @@ class Curated:
     clips: Sequence[AssessedClip]
     failed_clips: Mapping[str, Outcome]
     damage: Mapping[str, str] = field(default_factory=dict)
+    duplicates: Sequence[Duplicate] = ()
 
     def state(self, item: AssessedClip) -> str:
         """kept, rejected or failed."""
@@ -63,6 +77,7 @@ def write_tables(
         f"clips/{_PART}": to_table([item.clip for item in curated.clips], Clip),
         f"decisions/{policy}/{_PART}": to_table([item.decision for item in curated.clips], Decision),
         f"captions/{recipe.captions.captioner}/{_PART}": to_table(captions, Caption),
+        f"duplicates/{_PART}": to_table(curated.duplicates, Duplicate),
         f"rejected/{_PART}": to_table(_rejected(curated), Rejected),
         f"thumbnails/{_PART}": _clip_table(curated, {"jpeg": [item.thumbnail for item in curated.clips]}),
         f"timings/{_PART}": _clip_table(

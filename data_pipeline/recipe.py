@@ -95,6 +95,28 @@ class Bucket(FrozenModel):
         return f"{self.num_frames}x{self.height}x{self.width}"
 
 
+class AestheticsSettings(FrozenModel):
+    """Which model scores beauty; none ships here."""
+
+    weights: str = ""
+    """Local folder with clip/ (a CLIP image encoder saved by transformers) and head.safetensors (LAION's aesthetic
+    head for it); on every node. Empty: no aesthetic score."""
+
+
+class SignalSettings(FrozenModel):
+    """Signals that take a closer look: at three large frames of each clip that the rules before theirs keep."""
+
+    text: bool = False
+    """Find text laid over the picture and text in the scene; needs the extra `text`."""
+    aesthetics: AestheticsSettings = AestheticsSettings()
+
+    @property
+    def closer(self) -> tuple[str, ...]:
+        """Names of those that are on."""
+        on = {"text": self.text, "aesthetics": bool(self.aesthetics.weights)}
+        return tuple(name for name, wanted in on.items() if wanted)
+
+
 class CaptionSettings(FrozenModel):
     """Who writes the captions."""
 
@@ -111,8 +133,31 @@ class HashSettings(FrozenModel):
     """Share of the sampled frames that must be alike where both clips overlap."""
     min_overlap: float = Field(default=0.4, gt=0, le=1)
     """Share of the shorter clip that the other one must show too."""
+    min_agreement: float = Field(default=0.4, ge=-1, le=1)
+    """Correlation of movement and light over time (1: together, 0: unrelated), less a twelfth per differing bit, that a
+    copy must reach; another moment before the same camera looks alike, but moves otherwise."""
     same_video: bool = False
     """Look for copies inside one video as well: loops and repeats, but also long shots in which little happens."""
+
+
+class EmbeddingSettings(FrozenModel):
+    """When two clips show the same, by an image encoder's vectors of their thumbnails."""
+
+    model: str = ""
+    """Folder of an image encoder that transformers can load (CLIP, SigLIP, DINO, …), with its image processor."""
+    epsilon: float = Field(default=0.03, gt=0, lt=1)
+    """Clips are duplicates when the cosine of their vectors is above 1 - epsilon."""
+    cluster_size: int = Field(default=1000, gt=1)
+    """Clips are compared within clusters of about this many (k-means); fewer clips than this are one cluster."""
+
+
+class DuplicateSettings(FrozenModel):
+    """Which clips are copies of others. Of each group the kept clip with most pixels stays, then with most bits."""
+
+    mode: Literal["off", "hash", "embedding", "both"] = "hash"
+    """hash: re-encoded, scaled, cropped, framed and time-shifted copies; embedding: clips that show the same."""
+    hash: HashSettings = HashSettings()
+    embedding: EmbeddingSettings = EmbeddingSettings()
 
 
 class MediaSettings(FrozenModel):
@@ -120,7 +165,7 @@ class MediaSettings(FrozenModel):
 
     mode: Literal["none", "copy", "encode"] = "none"
     """none: no files, latents come straight from the source; copy: cut out exactly, coded frames taken as they are and
-    only the ends encoded again, or all of it where that cannot be done; encode: at the bucket's size, length and rate."""
+    only the ends encoded again, or all of it where that cannot be; encode: at the bucket's size, length and rate."""
     crf: int = Field(default=18, ge=0, le=51)
     """Quality of what is encoded as a whole (x264's constant rate factor; lower is better and larger)."""
     verify: bool = True
@@ -173,6 +218,8 @@ class CurateRecipe(FrozenModel):
     """Reason → rule, tried in this order; the first that fires names the reason of rejection."""
     rules_of: Annotated[str, tyro.conf.Suppress] = ""
     """The policy that `rules` hold already; filled in when the recipe is read."""
+    signals: SignalSettings = SignalSettings()
+    duplicates: DuplicateSettings = DuplicateSettings()
     captions: CaptionSettings = CaptionSettings()
     media: MediaSettings = MediaSettings()
     encode: EncodeSettings = EncodeSettings()

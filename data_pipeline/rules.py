@@ -16,7 +16,7 @@ from data_pipeline.policy import Rule
 from groundwork.errors import RecipeError
 from groundwork.records import Decision
 
-TOO_SHORT, OVER_LIMIT = "too_short", "over_limit"
+TOO_SHORT, OVER_LIMIT, NEAR_DUPLICATE = "too_short", "over_limit", "near_duplicate"
 """Reasons that no rule names: a shot that fills no bucket, and kept clips beyond the recipe's `max_clips`."""
 
 Columns = Mapping[str, Float[np.ndarray, " n"]]

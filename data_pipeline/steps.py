@@ -15,6 +15,8 @@ from data_pipeline.captions import measured
 from data_pipeline.closer import CloserJob
 from data_pipeline.cut import CutJob, drop_cut_notes, write_media_table
 from data_pipeline.dataset import MANIFEST, Curated, build_manifest, code_version, drop_stale, files_stand, write_tables
+from data_pipeline.duplicates import DECIDING
+from data_pipeline.duplicates.step import drop_duplicates
 from data_pipeline.encode import EncodeJob, encode_fingerprint
 from data_pipeline.failures import DAMAGED
 from data_pipeline.fingerprint import short_hash, stage_fingerprint
@@ -73,7 +75,7 @@ class Run:
 
 def code_fingerprints(recipe: CurateRecipe, *, models: Mapping[str, Any]) -> dict[str, str]:
     """One per stage; `models` are those the latents come from."""
-    deciding = (assess_step, buckets, closer, measured, clips, dataset, rules, shots)
+    deciding = (assess_step, buckets, closer, measured, clips, dataset, rules, shots, *DECIDING)
     return {
         "analyse": analysis_fingerprint(),
         "decide": stage_fingerprint(deciding, None),
@@ -117,9 +119,16 @@ def decide(run: Run, failed: Mapping[str, Outcome]) -> Curated:
 
 
 def conclude(run: Run, curated: Curated, looks: Mapping[str, Outcome]) -> Curated:
-    """With what the closer looks gave (`looks`: those that failed), and no more clips than the recipe asks for."""
+    """With what the closer looks gave (`looks`: those that failed), one clip of each group of copies, and no more
+    clips than the recipe asks for."""
     found = closer.with_looks(run.out, curated.clips, run.recipe, keys=run.closer, failed=looks)
-    return replace(curated, clips=limit(found, max_clips=run.recipe.clips.max_clips))
+    bits = {
+        source.video_id: 8 * source.bytes / max(curated.headers[source.video_id].duration_seconds, 1e-3)
+        for source in run.sources
+        if source.video_id in curated.headers
+    }
+    found, duplicates = drop_duplicates(found, run.recipe.duplicates, bits_per_second=bits)
+    return replace(curated, clips=limit(found, max_clips=run.recipe.clips.max_clips), duplicates=duplicates)
 
 
 def encode_jobs(
@@ -145,7 +154,7 @@ def encode_jobs(
 def encode_rows(
     jobs: Sequence[EncodeJob | CutJob | CloserJob], video_of: Mapping[str, Source], *, clips_per_row: int
 ) -> list[dict[str, str]]:
-    """Rows for the workers that look closer, cut and encode: jobs grouped by video, at most `clips_per_row` to a row."""
+    """Rows for the workers that look, cut and encode: jobs grouped by video, at most `clips_per_row` to a row."""
     by_video: dict[str, list[EncodeJob | CutJob | CloserJob]] = {}
     for job in jobs:
         by_video.setdefault(video_of[job.clip_id].uri, []).append(job)

@@ -3,6 +3,7 @@
 from groundwork.records.caption import Caption
 from groundwork.records.clip import Clip
 from groundwork.records.decision import Decision
+from groundwork.records.duplicate import Duplicate
 from groundwork.records.latent import BUCKET_FOLDER, Latent
 from groundwork.records.media_file import MediaFile
 from groundwork.records.rejected import Rejected
@@ -14,6 +15,7 @@ __all__ = [
     "Caption",
     "Clip",
     "Decision",
+    "Duplicate",
     "Latent",
     "MediaFile",
     "Rejected",

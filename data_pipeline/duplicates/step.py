@@ -1,0 +1,65 @@
+"""Assessed clips become the groups of copies among them, and the decisions that follow: one of each group stays."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from jaxtyping import Bool
+
+from data_pipeline import rules
+from data_pipeline.assess import AssessedClip
+from data_pipeline.duplicates.find import hash_pairs
+from data_pipeline.duplicates.groups import Member, Pair, group, superseded
+from data_pipeline.recipe import DuplicateSettings
+from groundwork.records import Duplicate
+
+TABLE = "duplicates"
+
+
+def drop_duplicates(
+    clips: Sequence[AssessedClip], settings: DuplicateSettings, *, bits_per_second: Mapping[str, float]
+) -> tuple[list[AssessedClip], list[Duplicate]]:
+    """The clips with later decisions, and all groups found. `bits_per_second`: of each video, by its video_id.
+
+    Rejected clips are grouped too, so that other thresholds can be tried later, but a kept clip only leaves for another
+    kept one. Shots too short for any bucket take no part.
+    """
+    whole = {item.clip.clip_id: item for item in clips if item.bucket is not None}
+    pairs: list[Pair] = []
+    if settings.mode in ("hash", "both"):
+        hashes = {clip_id: item.hashes for clip_id, item in whole.items() if item.hashes is not None}
+        videos = {clip_id: item.clip.video_id for clip_id, item in whole.items()}
+        pairs += hash_pairs(hashes, videos, settings.hash)
+    members = {clip_id: _member(item, bits_per_second) for clip_id, item in whole.items()}
+    found = group(members, pairs)
+    by_clip = {row.clip_id: row for row in found}
+    return [_decided(replace(item, hashes=None), by_clip.get(item.clip.clip_id)) for item in clips], found
+
+
+def _member(item: AssessedClip, bits_per_second: Mapping[str, float]) -> Member:
+    clip = item.clip
+    bits = bits_per_second.get(clip.video_id, 0.0)
+    return Member(clip.clip_id, clip.video_id, clip.width * clip.height, bits, item.decision.kept)
+
+
+def _decided(item: AssessedClip, row: Duplicate | None) -> AssessedClip:
+    if row is None or not item.decision.kept or row.representative == row.clip_id:
+        return item
+    decision = rules.reject(row.clip_id, rules.NEAR_DUPLICATE, score_name="similarity", score=row.similarity)
+    return replace(item, decision=decision, caption=None)
+
+
+def near_duplicates(clip_ids: pa.Array, kept: Bool[np.ndarray, " n"], table: pa.Table) -> Bool[np.ndarray, " n"]:
+    """Which kept clips leave under other decisions: the rule of `drop_duplicates`, on the stored groups."""
+    rows = pc.index_in(clip_ids, value_set=table.column("clip_id").combine_chunks())
+    member = rows.is_valid().to_numpy(zero_copy_only=False)
+    groups = table.column("group").combine_chunks().dictionary_encode().indices.to_numpy()
+    place = rows.fill_null(0).to_numpy()
+    leaves = np.zeros(len(kept), dtype=bool)
+    ranks = table.column("rank").to_numpy()
+    leaves[member] = superseded(kept[member], groups[place[member]], ranks[place[member]])
+    return leaves
