@@ -65,6 +65,13 @@ SIGNALS: dict[str, Signal] = {
 }
 
 
+CLOSER_SCORES: dict[str, tuple[str, ...]] = {
+    "text": ("overlay_text_share", "scene_text_share", "text_lines"),
+    "aesthetics": ("aesthetic_score",),
+}
+"""Scores of the signals that look at a few large frames with a model, where the recipe switches them on."""
+
+
 def score_names() -> frozenset[str]:
     """Every score that the signals give a clip."""
     columns = {column for signal in SIGNALS.values() for column in signal.accumulator().columns}

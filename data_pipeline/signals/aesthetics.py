@@ -18,7 +18,6 @@ from torch.nn import functional
 
 from groundwork.errors import WeightsError
 
-SCORES = ("aesthetic_score",)
 CLIP_FOLDER, HEAD_FILE = "clip", "head.safetensors"
 _MEAN, _DEVIATION = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 _HIDDEN = (1024, 128, 64, 16)  # of LAION's improved aesthetic predictor
@@ -31,8 +30,6 @@ class Aesthetics:
     in one of LAION's layouts: `weight`, `bias` (one linear layer) or `layers.0` … `layers.7` (sac+logos+ava1). Raises
     WeightsError when something is missing or does not fit. The encoder must be the one the head was trained on.
     """
-
-    names = SCORES
 
     def __init__(self, weights: str) -> None:
         folder = Path(weights)

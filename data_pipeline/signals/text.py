@@ -17,7 +17,6 @@ Boxes = Float[np.ndarray, "n 4"]
 Detect = Callable[[UInt8[np.ndarray, "h w 3"]], Boxes]
 
 PACKAGE = "rapidocr_onnxruntime"
-SCORES = ("overlay_text_share", "scene_text_share", "text_lines")
 _SAME_PLACE = 0.9  # intersection over union, as in cosmos-curate's filter of artificial text
 _JITTER = 0.006  # of the picture: the detector places the same line anew by so much
 _CAPTION_TOP, _CAPTION_OFF_CENTRE = 0.72, 0.12  # captions lie below this and about the middle
@@ -26,8 +25,6 @@ _CAPTION_WIDTH = 0.15
 
 class Text:
     """Scores of a clip from up to three looks at it (RapidOCR's PP-OCRv4 detector, weights in the package)."""
-
-    names = SCORES
 
     def __init__(self, detect: Detect | None = None) -> None:
         self._detect = detect or load_detector()
