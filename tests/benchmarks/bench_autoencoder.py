@@ -1,30 +1,37 @@
-"""Times and weighs the autoencoder against diffusers with the same weights and inputs, interleaved, in one process.
+"""Times and weighs the autoencoder against diffusers with the same weights and inputs, interleaved, with the floor.
 
-python tests/benchmarks/bench_autoencoder.py --size toy --dtypes float32 bfloat16
-python tests/benchmarks/bench_autoencoder.py --size published --frames 49 --height 480 --width 720 --device cuda
-Prints one JSON document; ratios above 1 mean that ours is faster or smaller.
+python -m tests.benchmarks.bench_autoencoder --size toy --dtypes float32 bfloat16
+python -m tests.benchmarks.bench_autoencoder --size published --frames 49 --height 480 --width 720 --device cuda
+Prints one JSON document; ratios above 1 mean that ours is faster or smaller. Peaks come from fresh processes, one per
+side. The floor is the network's multiplications as the layers state them over the measured matrix rate: a way with
+fewer products (Winograd, kernels folded through the enlargement) can lie below it. `--tile` is the tile of `tiled`.
 """
 
 import argparse
 import json
-import threading
+import subprocess
+import sys
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from diffusers import AutoencoderKLCogVideoX
+from torch.utils.flop_counter import FlopCounterMode
 
 from cogvideox.autoencoder import Autoencoder, AutoencoderConfig, Tiling
 from cogvideox.weights.autoencoder_keys import config_to_diffusers, from_diffusers_key
+from tests.benchmarks.peak import peak_bytes
 
 SIZES = {
     "toy": AutoencoderConfig(block_widths=(16, 32, 64, 64), layers_per_block=1, norm_groups=8),
     "published": AutoencoderConfig(),
 }
+Call = Callable[[], object]
 
 
 def pair(config: AutoencoderConfig, *, device: str, dtype: torch.dtype) -> tuple[Autoencoder, AutoencoderKLCogVideoX]:
-    """Both networks with the same random weights; diffusers' tiles at its default size for 480 x 720."""
+    """Both networks with the same random weights."""
     torch.manual_seed(0)
     settings = config_to_diffusers(config, scale_factor=1.0, sample_height=480, sample_width=720)
     theirs = AutoencoderKLCogVideoX(**{key: value for key, value in settings.items() if key[0] != "_"}).eval()
@@ -33,35 +40,25 @@ def pair(config: AutoencoderConfig, *, device: str, dtype: torch.dtype) -> tuple
     return ours.to(device, dtype), theirs.to(device, dtype)
 
 
-def resident_bytes() -> int:
-    """Bytes of this process in memory now."""
-    with open("/proc/self/statm") as file:
-        return int(file.read().split()[1]) * 4096
+def calls(args: argparse.Namespace, *, dtype: torch.dtype, operation: str) -> dict[str, Call]:
+    """The operation on either side."""
+    ours, theirs = pair(SIZES[args.size], device=args.device, dtype=dtype)
+    pixels = torch.rand(1, 3, args.frames, args.height, args.width, device=args.device).to(dtype) * 2 - 1
+    latent = torch.randn(1, 16, (args.frames - 1) // 4 + 1, args.height // 8, args.width // 8, device=args.device)
+    latent = latent.to(dtype)
+    if operation == "encode":
+        return {"ours": partial(ours.encode, pixels), "diffusers": partial(theirs.encode, pixels)}
+    if operation == "decode":
+        return {"ours": partial(ours.decode, latent), "diffusers": partial(theirs.decode, latent)}
+    height, width = (int(word) for word in args.tile.split("x"))
+    theirs.enable_tiling(height, width)  # its own tiles in time and its own overlap
+    return {
+        "ours": partial(ours.decode, latent, tiling=Tiling(height=height, width=width)),
+        "diffusers": partial(theirs.decode, latent),
+    }
 
 
-def peak_bytes(call: Callable[[], object], *, device: str) -> int:
-    """The most memory the call held above what was held before it (sampled every 2 ms on a CPU)."""
-    if device == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        call()
-        return torch.cuda.max_memory_allocated() - before
-    before, peak, done = resident_bytes(), 0, threading.Event()
-
-    def watch() -> None:
-        nonlocal peak
-        while not done.wait(0.002):
-            peak = max(peak, resident_bytes() - before)
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    call()
-    done.set()
-    watcher.join()
-    return peak
-
-
-def seconds(call: Callable[[], object], *, device: str) -> float:
+def seconds(call: Call, *, device: str) -> float:
     """Processor seconds on a CPU (deaf to other loads), wall seconds on a GPU."""
     clock = time.perf_counter if device == "cuda" else time.process_time
     if device == "cuda":
@@ -73,40 +70,52 @@ def seconds(call: Callable[[], object], *, device: str) -> float:
     return clock() - began
 
 
-def compare(calls: dict[str, Callable[[], object]], *, device: str, rounds: int) -> dict[str, dict[str, float]]:
-    """Fastest time and peak memory of each call, taking turns."""
-    peaks = {name: peak_bytes(call, device=device) for name, call in calls.items()}  # also the warm-up
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(rounds):
-        for name, call in calls.items():
-            times[name].append(seconds(call, device=device))
-    return {name: {"seconds": min(times[name]), "peak_mib": peaks[name] / 2**20} for name in calls}
+def matrix_rate(dtype: torch.dtype, *, device: str) -> float:
+    """FLOP/s of a large matrix product; on a CPU the better of the type and float32."""
+    rates = []
+    for kind in {dtype, torch.float32} if device == "cpu" else {dtype}:
+        matrix = torch.randn(2048, 2048, device=device, dtype=kind)
+        times = [seconds(lambda matrix=matrix: matrix @ matrix, device=device) for _ in range(6)]
+        rates.append(2 * 2048**3 / min(times))
+    return max(rates)
 
 
 @torch.inference_mode()
-def bench(args: argparse.Namespace, *, dtype: torch.dtype) -> dict[str, dict[str, float]]:
-    """Encode, decode and tiled decode; per operation both results and the ratios."""
-    ours, theirs = pair(SIZES[args.size], device=args.device, dtype=dtype)
-    pixels = torch.rand(1, 3, args.frames, args.height, args.width, device=args.device).to(dtype) * 2 - 1
-    latent = torch.randn(1, 16, (args.frames - 1) // 4 + 1, args.height // 8, args.width // 8, device=args.device).to(
-        dtype
-    )
-    rows: dict[str, dict[str, float]] = {}
+def measure(args: argparse.Namespace, *, dtype_name: str, operation: str) -> dict[str, float]:
+    """Fastest time and peak memory of both sides, taking turns, and their ratios."""
+    dtype = getattr(torch, dtype_name)
+    both = calls(args, dtype=dtype, operation=operation)
+    with FlopCounterMode(display=False) as counter:
+        both["diffusers"]()  # also its warm-up
+    times: dict[str, list[float]] = {side: [] for side in both}
+    for _ in range(args.rounds):
+        for side, call in both.items():
+            times[side].append(seconds(call, device=args.device))
+    best = {side: min(values) for side, values in times.items()}
+    row = {f"{side}_seconds": round(value, 3) for side, value in best.items()}
+    row |= {"seconds_ratio": round(best["diffusers"] / best["ours"], 3)}
+    row["floor_seconds"] = round(counter.get_total_flops() / matrix_rate(dtype, device=args.device), 3)
+    peaks = {side: peak_apart(args, dtype_name=dtype_name, operation=operation, side=side) for side in both}
+    row |= {f"{side}_peak_mib": round(value / 2**20) for side, value in peaks.items()}
+    return row | {"peak_ratio": round(peaks["diffusers"] / max(peaks["ours"], 1), 3)}
 
-    def add(operation: str, mine: Callable[[], object], peer: Callable[[], object]) -> None:
-        result = compare({"ours": mine, "diffusers": peer}, device=args.device, rounds=args.rounds)
-        ratios = {f"{key}_ratio": result["diffusers"][key] / max(result["ours"][key], 1e-9) for key in result["ours"]}
-        flat = {f"{name}_{key}": value for name, values in result.items() for key, value in values.items()}
-        rows[operation] = {name: round(value, 3) for name, value in {**flat, **ratios}.items()}
 
-    if "encode" in args.operations:
-        add("encode", lambda: ours.encode(pixels), lambda: theirs.encode(pixels))
-    if "decode" in args.operations:
-        add("decode", lambda: ours.decode(latent), lambda: theirs.decode(latent))
-    if "tiled" in args.operations:
-        theirs.enable_tiling()
-        add("tiled", lambda: ours.decode(latent, tiling=Tiling()), lambda: theirs.decode(latent))
-    return rows
+def peak_apart(args: argparse.Namespace, *, dtype_name: str, operation: str, side: str) -> int:
+    """Peak bytes of one side in a process of its own."""
+    words = [sys.executable, "-m", "tests.benchmarks.bench_autoencoder", "--peak", side]
+    for name in ("size", "device", "frames", "height", "width", "threads", "tile"):
+        words += [f"--{name}", str(getattr(args, name))]
+    words += ["--dtypes", dtype_name, "--operations", operation]
+    return int(subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True).stdout.split()[-1])
+
+
+@torch.inference_mode()
+def print_peak(args: argparse.Namespace) -> None:
+    """What `peak_apart` reads."""
+    both = calls(args, dtype=getattr(torch, args.dtypes[0]), operation=args.operations[0])
+    call = both.pop(args.peak)
+    both.clear()
+    print(peak_bytes(call, device=args.device))
 
 
 def main() -> None:
@@ -119,11 +128,20 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=17)
     parser.add_argument("--height", type=int, default=96)
     parser.add_argument("--width", type=int, default=144)
+    parser.add_argument("--tile", default="48x72", help="rows x columns of a tile, in pixels")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--peak", default="", help=argparse.SUPPRESS)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    results = {name: bench(args, dtype=getattr(torch, name)) for name in args.dtypes}
+    if args.peak:
+        print_peak(args)
+        return
+    results = {
+        f"{dtype} {operation}": measure(args, dtype_name=dtype, operation=operation)
+        for dtype in args.dtypes
+        for operation in args.operations
+    }
     print(json.dumps({"settings": vars(args), "torch": torch.__version__, "results": results}, indent=2))
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -26,6 +25,7 @@ import torch
 from cogvideox.denoiser import DenoiserConfig
 from cogvideox.variants import VARIANTS
 from cogvideox.weights import save_denoiser
+from tests.benchmarks.peak import peak_bytes
 from tests.support.denoisers import ask_diffusers, diffusers_twin, question, random_denoiser, relative_error
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -162,22 +162,8 @@ def _peak(options: argparse.Namespace, *, side: str) -> int:
     """MiB that one call needs beyond weights and inputs."""
     ours, theirs = _calls(options, _config(options), dtype=options.dtypes, side=side)
     call = ours if side == "ours" else theirs
-    if options.device == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        _run(call, backward=options.directions == "train")
-        return (torch.cuda.max_memory_allocated() - before) >> 20
-    Path("/proc/self/clear_refs").write_text("5")  # resets the peak that the kernel keeps
-    before = _status("VmRSS")
-    _run(call, backward=options.directions == "train")
-    return (_status("VmHWM") - before) >> 10
-
-
-def _status(key: str) -> int:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(key):
-            return int(line.split()[1])
-    return int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+    run = partial(_run, call, backward=options.directions == "train")
+    return peak_bytes(run, device=options.device) >> 20
 
 
 def _size(options: argparse.Namespace) -> tuple[int, int, int]:

@@ -13,7 +13,7 @@ import torch
 
 from cogvideox.autoencoder import Autoencoder, Stream, Tiling
 from cogvideox.weights import load_autoencoder, toy_autoencoder_folder
-from tests.benchmarks.bench_autoencoder import peak_bytes
+from tests.benchmarks.peak import peak_bytes
 
 
 def cache_mib(autoencoder: Autoencoder, latent: torch.Tensor) -> float:

@@ -4,12 +4,21 @@ import json
 
 import pytest
 import torch
+from diffusers import CogVideoXPipeline
+from peft import LoraConfig, get_peft_model_state_dict
 from safetensors.torch import save_file
 
-from cogvideox.weights import load_lora, merge_lora
+from cogvideox.weights import load_lora, merge_lora, save_denoiser
 from cogvideox.weights.lora import weight_of
 from groundwork.errors import WeightsError
-from tests.support.denoisers import SWITCHES, question, random_denoiser
+from tests.support.denoisers import (
+    SWITCHES,
+    ask_diffusers,
+    diffusers_twin,
+    question,
+    random_denoiser,
+    relative_error,
+)
 
 CONFIG = SWITCHES["rope"]
 
@@ -102,3 +111,31 @@ def test_a_broken_file_and_an_empty_folder_are_named(tmp_path):
         load_lora(tmp_path / "a.safetensors")
     with pytest.raises(WeightsError, match="holds no pytorch_lora_weights"):
         load_lora(tmp_path)
+
+
+@pytest.mark.parametrize("rank_stabilized", [False, True])
+def test_an_adapter_that_diffusers_and_peft_wrote_gives_their_answer(rank_stabilized, tmp_path):
+    denoiser = random_denoiser(CONFIG)
+    twin = diffusers_twin(save_denoiser(denoiser, tmp_path / "transformer"))
+    layers = ["to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2"]
+    settings = {"target_modules": layers, "init_lora_weights": False, "use_rslora": rank_stabilized}
+    twin.add_adapter(LoraConfig(r=3, lora_alpha=6, **settings))
+    CogVideoXPipeline.save_lora_weights(
+        tmp_path / "adapter",
+        transformer_lora_layers=get_peft_model_state_dict(twin),
+        transformer_lora_adapter_metadata=twin.peft_config["default"].to_dict(),
+    )
+    latent, timestep, text = question(CONFIG)
+    with torch.no_grad():
+        before = denoiser(latent, timestep=timestep, text_embedding=text)
+        merge_lora(denoiser, load_lora(tmp_path / "adapter"))
+        ours = denoiser(latent, timestep=timestep, text_embedding=text)
+        theirs = ask_diffusers(twin, CONFIG, latent, timestep, text)
+    assert relative_error(before, theirs) > 0.01  # the adapter changes the answer
+    assert relative_error(ours, theirs) < 1e-5
+
+
+def test_a_scaling_that_we_do_not_follow_is_refused(file):
+    (file.parent / "adapter_config.json").write_text(json.dumps({"lora_alpha": 4, "alpha_pattern": {"to_q": 8}}))
+    with pytest.raises(WeightsError, match="alpha_pattern"):
+        load_lora(file)

@@ -24,7 +24,7 @@ TILE = 4
 """Rows and columns of a tile of outputs; its inputs take two more."""
 _POINTS = TILE + 2
 _BLOCK_BYTES = 4 * 2**20  # of transformed inputs per thread: about what its cache holds
-_MIN_CHANNELS = 64  # below, the transforms cost more than the products they save
+_MIN_CHANNELS = 128  # below, the transforms cost about what they save
 _MIN_POSITIONS = 2048  # below, transforming the kernels costs more than it saves
 
 

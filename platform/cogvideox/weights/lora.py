@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -25,7 +26,7 @@ _KEY = re.compile(r"(?P<layer>.+)\.lora_(?P<side>[AB])(?:\.default)?\.weight$")
 
 @dataclass(frozen=True)
 class Adapter:
-    """Low-rank changes by layer name: weight + scale·up·down, the scale being alpha / rank."""
+    """Low-rank changes by layer name: weight + scale·up·down, the scale being alpha / rank (rsLoRA: / its root)."""
 
     down: Mapping[str, Float[Tensor, "rank d_in"]]
     up: Mapping[str, Float[Tensor, "d_out rank"]]
@@ -78,9 +79,10 @@ def load_lora(path: str | Path) -> Adapter:
     problems += [f"only one half: {layer}" for layer in sorted(sides["A"].keys() ^ sides["B"].keys())]
     if problems or not sides["A"]:
         raise weights_error(file, problems or ["no LoRA tensors"])
-    alpha = _common_alpha(file, metadata)
+    settings = _settings(file, metadata)
+    alpha, power = settings.get("lora_alpha"), 0.5 if settings.get("use_rslora") else 1.0
     scale = {
-        layer: alphas.get(layer, alpha if alpha is not None else down.shape[0]) / down.shape[0]
+        layer: float(alphas.get(layer, down.shape[0] if alpha is None else alpha)) / down.shape[0] ** power
         for layer, down in sides["A"].items()
     }
     return Adapter(MappingProxyType(sides["A"]), MappingProxyType(sides["B"]), MappingProxyType(scale))
@@ -147,12 +149,15 @@ def _adapter_file(path: Path) -> Path:
     raise WeightsError(f"{path} holds no pytorch_lora_weights.safetensors and no adapter_model.safetensors")
 
 
-def _common_alpha(file: Path, metadata: Mapping[str, str]) -> float | None:
-    """One alpha for all layers: from peft's configuration beside the file, or diffusers' metadata inside it."""
+def _settings(file: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
+    """peft's settings, common to all layers: from its configuration beside the file, or diffusers' metadata inside.
+
+    Raises WeightsError for what would scale layers in a way that we do not follow.
+    """
     beside = file.parent / "adapter_config.json"
-    if beside.is_file():
-        alpha = json.loads(beside.read_text()).get("lora_alpha")
-        return None if alpha is None else float(alpha)
-    inside = json.loads(metadata.get("lora_adapter_metadata", "{}"))
-    alpha = inside.get("transformer.lora_alpha", inside.get("lora_alpha"))
-    return None if alpha is None else float(alpha)
+    text = beside.read_text() if beside.is_file() else metadata.get("lora_adapter_metadata", "{}")
+    settings = {name.removeprefix("transformer."): value for name, value in json.loads(text).items()}
+    unknown = [name for name in ("alpha_pattern", "use_dora", "lora_bias") if settings.get(name)]
+    if unknown:
+        raise weights_error(file, [f"not supported: {name}={settings[name]}" for name in unknown])
+    return settings
