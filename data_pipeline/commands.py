@@ -136,6 +136,36 @@ def _label(options: LabelOptions) -> None:
         server.serve_forever()
 
 
+class CalibrateOptions(DatasetOptions):
+    """Which dataset, which labels, how sure the thresholds must be."""
+
+    labels: str = ""
+    """A session of `curate label`, or a file of JSON lines (also as the second word)."""
+    precision: float = 0.95
+    """Share of the rejected clips that must deserve it, 0 to 1: a threshold is looked for that reaches it."""
+    rules: str = ""
+    """The policy to judge. Default: the dataset's own."""
+
+
+def _calibrate(options: CalibrateOptions) -> dict[str, Any]:
+    usage = "calibrate DATASET LABELS"
+    _need(options.dataset, "dataset", usage)
+    _need(options.labels, "label file", usage)
+    if not 0 < options.precision <= 1:
+        raise UsageError(f"--precision must lie between 0 and 1, got {options.precision:g}.")
+    from data_pipeline.calibrate import calibrate
+    from data_pipeline.report import write_calibration
+
+    result = calibrate(options.dataset, options.labels, precision=options.precision, rules_from=options.rules)
+    return {**result, "page": write_calibration(options.dataset, result)}
+
+
+def _calibrate_text(result: dict[str, Any]) -> str:
+    from data_pipeline.report.calibration import calibration_text
+
+    return f"{calibration_text(result)}\n\npage      {result['page']}"
+
+
 def _recipes(_: Options) -> list[str]:
     return shipped_recipes(RECIPES)
 
@@ -184,7 +214,13 @@ COMMANDS = (
     ),
     Command("replay", "decide again from stored scores, by another policy", ReplayOptions, _replay, text=_replay_text),
     Command("label", "a page on 127.0.0.1: look at clips near the thresholds, one key per label", LabelOptions, _label),
-    not_built("calibrate", "precision, recall and thresholds against labels"),
+    Command(
+        "calibrate",
+        "precision, recall and thresholds of every rule against labels",
+        CalibrateOptions,
+        _calibrate,
+        text=_calibrate_text,
+    ),
     not_built("export", "training shards for other trainers"),
     not_built("forget", "take a video out of every table and shard"),
 )
@@ -193,6 +229,7 @@ _FIRST_WORDS = {
     "report": ("dataset",),
     "replay": ("dataset",),
     "label": ("dataset",),
+    "calibrate": ("dataset", "labels"),
 }
 """Options of a command that may be given as plain words, in this order: `report DATASET`."""
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from data_pipeline.report.calibration import calibration_page
 from data_pipeline.report.card import render_card
 from data_pipeline.report.contents import read_contents
 from data_pipeline.report.page import render
 from groundwork.errors import InputError
-from groundwork.storage import open_storage
+from groundwork.storage import Storage, open_storage
 
-PAGE, CARD = "report/index.html", "card.md"
+PAGE, CARD, CALIBRATION = "report/index.html", "card.md", "report/calibration.html"
 
 
 def write_report(dataset: str, *, manifest: Mapping[str, Any] | None = None) -> str:
@@ -27,4 +28,15 @@ def write_report(dataset: str, *, manifest: Mapping[str, Any] | None = None) -> 
     contents = read_contents(storage, manifest)
     storage.write_bytes(PAGE, render(contents).encode())
     storage.write_bytes(CARD, render_card(contents).encode())
-    return storage.path(PAGE) if storage.is_local else f"{storage.uri}/{PAGE}"
+    return _address(storage, PAGE)
+
+
+def write_calibration(dataset: str, result: Mapping[str, Any]) -> str:
+    """Write the judgement of a policy's rules as a page of the dataset; returns its address."""
+    storage = open_storage(dataset)
+    storage.write_bytes(CALIBRATION, calibration_page(result).encode())
+    return _address(storage, CALIBRATION)
+
+
+def _address(storage: Storage, path: str) -> str:
+    return storage.path(path) if storage.is_local else f"{storage.uri}/{path}"
