@@ -117,28 +117,6 @@ class SignalSettings(FrozenModel):
         return tuple(name for name, wanted in on.items() if wanted)
 
 
-class AestheticsSettings(FrozenModel):
-    """Which model scores beauty; none ships here."""
-
-    weights: str = ""
-    """Local folder with clip/ (a CLIP image encoder saved by transformers) and head.safetensors (LAION's aesthetic
-    head for it); on every node. Empty: no aesthetic score."""
-
-
-class SignalSettings(FrozenModel):
-    """Signals that take a closer look: at three large frames of each clip that the rules before theirs keep."""
-
-    text: bool = False
-    """Find text laid over the picture and text in the scene; needs the extra `text`."""
-    aesthetics: AestheticsSettings = AestheticsSettings()
-
-    @property
-    def closer(self) -> tuple[str, ...]:
-        """Names of those that are on."""
-        on = {"text": self.text, "aesthetics": bool(self.aesthetics.weights)}
-        return tuple(name for name, wanted in on.items() if wanted)
-
-
 class CaptionSettings(FrozenModel):
     """Who writes the captions."""
 
@@ -242,7 +220,6 @@ class CurateRecipe(FrozenModel):
     """The policy that `rules` hold already; filled in when the recipe is read."""
     signals: SignalSettings = SignalSettings()
     duplicates: DuplicateSettings = DuplicateSettings()
-    signals: SignalSettings = SignalSettings()
     captions: CaptionSettings = CaptionSettings()
     media: MediaSettings = MediaSettings()
     encode: EncodeSettings = EncodeSettings()
