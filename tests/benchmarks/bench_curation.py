@@ -59,7 +59,7 @@ def contenders(options: argparse.Namespace) -> list[Contender]:
     """Ours, our loops without Ray, the common practice, and those peers whose environment is given."""
     found = [
         Contender("ours", _curate),
-        *(Contender(name, _loop(name)) for name in ("bare", "analyse")),
+        *(Contender(name, _loop(name)) for name in ("bare", "detect", "analyse")),
         Contender("scenedetect", _scenedetect, per_film=True),
         *(Contender(name, _loop(name)) for name in ("blur", "motion", "hash", "borders", "cut")),
     ]
@@ -68,7 +68,7 @@ def contenders(options: argparse.Namespace) -> list[Contender]:
         found += [Contender(f"data-juicer {word}", _data_juicer(options.data_juicer, word)) for word in words]
     if options.nemo:
         found.append(Contender("nemo", _script(options.nemo, "bench_curation_nemo.py")))
-    return found
+    return [contender for contender in found if not options.only or contender.name in options.only.split(",")]
 
 
 def _curate(films: Sequence[str], folder: Path) -> list[list[str]]:
@@ -140,7 +140,7 @@ def profiles(found: dict[str, Cost], *, hours: float) -> dict[str, Any]:
         return round(sum(max(0.0, found[name].cpu_seconds - found[name].start_seconds) for name in names) / hours, 1)
 
     filters = ("scenedetect", "blur", "motion", "hash", "borders")
-    rows = {
+    peers = {
         "detect": {"scenedetect": per_hour("scenedetect"), "data-juicer": per_hour("data-juicer detect")},
         "detect and filters": {
             "scenedetect and a decode per filter": per_hour(*filters),
@@ -153,24 +153,27 @@ def profiles(found: dict[str, Cost], *, hours: float) -> dict[str, Any]:
             "nemo": per_hour("nemo"),
         },
     }
-    ours = per_hour("ours")
-    assert ours is not None
-    told = {}
-    for profile, peers in rows.items():
-        measured = {name: value for name, value in peers.items() if value is not None}
-        told[profile] = {
-            "ours_cpu_seconds_per_hour": ours,
-            **{
-                name: {"cpu_seconds_per_hour": value, "ratio": round(value / ours, 2)}
-                for name, value in measured.items()
-            },
-            "not_measured": sorted(set(peers) - set(measured)),
-        }
-    return told
+    # The command measures all signals always, so detection alone is the loop without Ray.
+    ours = {"detect": per_hour("detect"), "detect and filters": per_hour("ours")}
+    return {profile: _profile(ours.get(profile), values) for profile, values in peers.items()}
+
+
+def _profile(ours: float | None, peers: dict[str, float | None]) -> dict[str, Any]:
+    measured = {name: value for name, value in peers.items() if value is not None}
+    return {
+        "ours_cpu_seconds_per_hour": ours,
+        **{
+            name: {"cpu_seconds_per_hour": value, **({"ratio": round(value / ours, 2)} if ours else {})}
+            for name, value in measured.items()
+        },
+        "not_measured": sorted(set(peers) - set(measured)),
+    }
 
 
 def overhead(found: dict[str, Cost]) -> dict[str, float]:
     """What Ray and our rows add to the same pass in a plain loop, and what the signals add to the bare decode."""
+    if not {"ours", "analyse", "bare"} <= set(found):
+        return {}
     grown = {name: found[name].cpu_seconds - found[name].start_seconds for name in ("ours", "analyse", "bare")}
     return {
         "ray_and_rows_over_loop": round(grown["ours"] / grown["analyse"] - 1, 4),
@@ -186,6 +189,7 @@ def main() -> None:
     parser.add_argument("--nemo", type=Path, help="environment with nemo-curator 1.4.0")
     parser.add_argument("--tools", type=Path, help="folder with ffmpeg and ffprobe, which both peers call")
     parser.add_argument("--slow", action="store_true", help="data-juicer's motion filter at full size too")
+    parser.add_argument("--only", default="", help="these contenders alone, by name, with commas between")
     parser.add_argument("--seconds", type=float, default=60.0, help="length of the films, all together")
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--films", type=Path, help="folder that keeps the films from run to run")

@@ -1,6 +1,6 @@
 """The loops that curation is compared with, each a command on films: our own without Ray, and the common practice.
 
-`bare`: decode once at the analysis size. `analyse`: our decode pass with all signals. `blur`, `motion`, `hash`,
+`bare`: decode once at the analysis size. `detect`: the same, with shots alone. `analyse`: our decode pass with all signals. `blur`, `motion`, `hash`,
 `borders`: one filter with a decode of its own, as filter scripts do it with OpenCV's reader; all read every frame in
 order, with one thread, and measure small pictures: kinder than what is usual. `cut`: every shot to a file by x264, as
 `scenedetect split-video` calls it.
@@ -87,6 +87,23 @@ def bare(film: str) -> int:
     from groundwork.media import read_frames
 
     return sum(1 for _ in read_frames(film, short_side=ANALYSIS_SHORT_SIDE))
+
+
+def shots(film: str) -> int:
+    """Our decode with what shots follow from, and no other signal."""
+    from data_pipeline.change import COLUMNS, Change
+    from data_pipeline.recipe import ShotSettings
+    from data_pipeline.shots import find_shots
+    from data_pipeline.signals.picture import ANALYSIS_SHORT_SIDE, Picture
+    from groundwork.media import read_frames
+
+    change, rows, seconds = Change(), [], []
+    for frame in read_frames(film, short_side=ANALYSIS_SHORT_SIDE):
+        rows.append(change.update(Picture(frame)))
+        seconds.append(frame.seconds)
+    series = {name: np.array([row[name] for row in rows]) for name in COLUMNS}
+    series |= {"seconds": np.array(seconds), "gap": np.zeros(len(rows), bool)}
+    return int(find_shots(series, ShotSettings()).starts.sum())
 
 
 def analyse(film: str) -> int:

@@ -165,6 +165,14 @@ def _flat(level: int) -> Callable[[Segment, int, Recording], np.ndarray]:
 
 _MAKERS = {"black": _flat(3), "white": _flat(252)}
 _EFFECTS = {
-    **{"static": _static, "slow_pan": _pan, "letterbox": _bars, "pillarbox": _bars, "subtitles": _subtitles},
-    **{"scene_text": _scene_text, "blur": _blur, "blocky": _blocky, "flashing": _flashing, "whip_pan": _whip},
+    "static": _static,
+    "slow_pan": _pan,
+    "letterbox": _bars,
+    "pillarbox": _bars,
+    "subtitles": _subtitles,
+    "scene_text": _scene_text,
+    "blur": _blur,
+    "blocky": _blocky,
+    "flashing": _flashing,
+    "whip_pan": _whip,
 }
