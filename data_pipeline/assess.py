@@ -32,7 +32,9 @@ Scores = Mapping[str, float | None]
 @dataclass(frozen=True)
 class AssessedClip:
     """All that is known of a clip before it is encoded. `scores` by signal, "clip" among them; None: no such score.
-    Too short shots have no bucket. `absent`: signals that gave no score, and why. `hashes`: until copies are found."""
+    Too short shots have no bucket. `signal_milliseconds`: CPU time of each signal on this clip; what the pass
+    measured is part of `cpu_milliseconds`. `absent`: signals that gave no score, and why. `hashes`: until copies are
+    found."""
 
     clip: Clip
     bucket: Bucket | None
@@ -42,6 +44,7 @@ class AssessedClip:
     thumbnail: bytes
     cpu_milliseconds: float
     absent: Mapping[str, str] = field(default_factory=dict)
+    signal_milliseconds: Mapping[str, float] = field(default_factory=dict)
     hashes: ClipHashes | None = None
 
     def flat_scores(self) -> dict[str, float | None]:
@@ -72,6 +75,7 @@ def assess(video_id: str, analysis: Analysis, recipe: CurateRecipe) -> list[Asse
         scores[CLIP] = clip_scores(clip, span.bucket)
         flat = {name: value for values in scores.values() for name, value in values.items()}
         decision = _decide(clip, flat, recipe)
+        share = clip.num_frames / len(timeline.pts)
         middle = pictured[np.abs(pictured - (span.start + span.stop) / 2).argmin()]
         hashed = span.bucket is not None and recipe.duplicates.mode in ("hash", "both")
         assessed.append(
@@ -82,7 +86,10 @@ def assess(video_id: str, analysis: Analysis, recipe: CurateRecipe) -> list[Asse
                 decision=decision,
                 caption=caption_of(clip, flat, recipe) if decision.kept else None,
                 thumbnail=thumbnails[int(middle)].as_py(),
-                cpu_milliseconds=round(analysis.cpu_milliseconds * clip.num_frames / len(timeline.pts), 1),
+                cpu_milliseconds=round(analysis.cpu_milliseconds * share, 1),
+                signal_milliseconds={
+                    name: round(value * share, 3) for name, value in analysis.signal_milliseconds.items()
+                },
                 hashes=clip_hashes(slices) if hashed else None,
             )
         )

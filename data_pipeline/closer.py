@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -123,6 +124,7 @@ def with_looks(
     found = []
     for item in clips:
         clip_id, scores, absent = item.clip.clip_id, dict(item.scores), {}
+        spent = dict(item.signal_milliseconds)
         for signal in CLOSER_SCORES:
             scores[signal] = {}
             if signal not in keys:
@@ -132,10 +134,11 @@ def with_looks(
             elif clip_id in stands[signal]:
                 note = out.read_json(_path(signal, keys[signal], clip_id))
                 scores[signal] = note["scores"]
+                spent[signal] = note["cpu_milliseconds"]
                 absent |= {signal: note["error"]} if note["error"] else {}
             else:
                 absent[signal] = failed[clip_id].detail if clip_id in failed else "not measured"
-        item = replace(item, scores=scores, absent=absent)
+        item = replace(item, scores=scores, absent=absent, signal_milliseconds=spent)
         found.append(_decided(item, recipe) if keys and item.bucket is not None else item)
     return found
 
@@ -166,10 +169,10 @@ class LookCloser:
     def _look(self, path: Path, name: str, job: CloserJob) -> Outcome:
         try:
             images = take_looks(path, start_seconds=job.start_seconds, stop_seconds=job.stop_seconds)
-            notes = {signal: {"scores": self._signals[signal].score(iter(images)), "error": ""} for signal in job.keys}
+            notes = {signal: self._score(signal, images) for signal in job.keys}
         except MediaError as error:
             message = error.message.replace(str(path), name)
-            notes = {signal: {"scores": {}, "error": f"{DAMAGED}: {message}"} for signal in job.keys}
+            notes = {signal: _note({}, error=f"{DAMAGED}: {message}") for signal in job.keys}
         except Exception as error:  # the row boundary
             return Outcome(job.clip_id, FAILED, ERROR, f"{type(error).__name__}: {error}")
         try:
@@ -178,6 +181,15 @@ class LookCloser:
         except StorageError as error:
             return Outcome(job.clip_id, ABORTED, detail=str(error))
         return Outcome(job.clip_id, OK)
+
+    def _score(self, signal: str, images: Sequence[UInt8[np.ndarray, "h w 3"]]) -> dict[str, Any]:
+        started = time.process_time()
+        scores = self._signals[signal].score(iter(images))
+        return _note(scores, cpu_milliseconds=round(1000 * (time.process_time() - started), 1))
+
+
+def _note(scores: Mapping[str, float], *, error: str = "", cpu_milliseconds: float = 0.0) -> dict[str, Any]:
+    return {"scores": dict(scores), "error": error, "cpu_milliseconds": cpu_milliseconds}
 
 
 def load_signals(settings: SignalSettings) -> dict[str, CloserSignal]:

@@ -80,9 +80,7 @@ def write_tables(
         f"duplicates/{_PART}": to_table(curated.duplicates, Duplicate),
         f"rejected/{_PART}": to_table(_rejected(curated), Rejected),
         f"thumbnails/{_PART}": _clip_table(curated, {"jpeg": [item.thumbnail for item in curated.clips]}),
-        f"timings/{_PART}": _clip_table(
-            curated, {"cpu_milliseconds": pa.array([item.cpu_milliseconds for item in curated.clips], pa.float64())}
-        ),
+        f"timings/{_PART}": _timings_table(curated),
         **{
             f"signals/{name}/{_PART}": _signal_table(curated, name, closer.get(name, fingerprint))
             for name in (CLIP, *SIGNALS, *CLOSER_SCORES)
@@ -235,6 +233,15 @@ def _rejected(curated: Curated) -> list[Rejected]:
 
 def _clip_table(curated: Curated, columns: Mapping[str, Any]) -> pa.Table:
     return pa.table({"clip_id": pa.array([item.clip.clip_id for item in curated.clips], pa.string()), **columns})
+
+
+def _timings_table(curated: Curated) -> pa.Table:
+    """CPU time of each clip's decode pass, and of each signal; null where a signal did not look at the clip."""
+    spent = [{"cpu": item.cpu_milliseconds, **item.signal_milliseconds} for item in curated.clips]
+    names = ["cpu", *sorted({name for row in spent for name in row} - {"cpu"})]
+    return _clip_table(
+        curated, {f"{name}_milliseconds": pa.array([row.get(name) for row in spent], pa.float64()) for name in names}
+    )
 
 
 def _signal_table(curated: Curated, signal: str, fingerprint: str) -> pa.Table:

@@ -72,7 +72,7 @@ def test_what_was_seen_decides_and_what_was_not_is_said(out: Storage) -> None:
     ruling = recipe(dark=DARK, written=WRITTEN)
     clips = [assessed(name, ruling, luma=luma) for name, luma in (("a", 99.0), ("b", 99.0), ("c", 3.0), ("d", 99.0))]
     for name, share in (("a", 0.0), ("b", 0.3)):
-        note = {"scores": {"overlay_text_share": share}, "error": ""}
+        note = {"scores": {"overlay_text_share": share}, "error": "", "cpu_milliseconds": 70.0}
         out.write_json(f"work/closer/text/{KEYS['text']}/{name}.json", note)
     assert set(closer_jobs(out, clips, ruling, keys=KEYS)) == {"d"}
     found = {item.clip.clip_id: item for item in with_looks(out, clips, ruling, keys=KEYS, failed={})}
@@ -83,6 +83,7 @@ def test_what_was_seen_decides_and_what_was_not_is_said(out: Storage) -> None:
         "d": "",
     }
     assert found["a"].caption is not None
+    assert found["a"].signal_milliseconds == {"text": 70.0}
     assert "text" not in found["a"].absent
     assert found["c"].absent["text"] == "rejected before: dark"
     assert found["d"].absent["text"] == "not measured"
@@ -130,6 +131,8 @@ def test_the_worker_writes_scores_once_and_a_span_without_frames_as_a_reason(fil
     outcomes = [json.loads(one["payload"]) for one in worker(row)]
     assert [outcome["status"] for outcome in outcomes] == ["ok", "ok"]
     good, beyond = (out.read_json(f"work/closer/text/{KEYS['text']}/{name}.json") for name in ("good", "beyond"))
-    assert good == {"error": "", "scores": {"overlay_text_share": 0.0, "scene_text_share": 0.0, "text_lines": 0.0}}
+    assert good["scores"] == {"overlay_text_share": 0.0, "scene_text_share": 0.0, "text_lines": 0.0}
+    assert good["error"] == ""
+    assert good["cpu_milliseconds"] > 0
     assert beyond["scores"] == {}
     assert "damaged" in beyond["error"]
