@@ -147,6 +147,8 @@ class EmbeddingSettings(FrozenModel):
     """Folder of an image encoder that transformers can load (CLIP, SigLIP, DINO, …), with its image processor."""
     epsilon: float = Field(default=0.03, gt=0, lt=1)
     """Clips are duplicates when the cosine of their vectors is above 1 - epsilon."""
+    same_video: bool = False
+    """Compare clips of one video too."""
     cluster_size: int = Field(default=1000, gt=1)
     """Clips are compared within clusters of about this many (k-means); fewer clips than this are one cluster."""
 

@@ -14,10 +14,12 @@ from jaxtyping import Bool, Float
 
 from data_pipeline import rules
 from data_pipeline.assess import known_scores, shortest_seconds
+from data_pipeline.duplicates.step import TABLE as DUPLICATES
+from data_pipeline.duplicates.step import near_duplicates
 from data_pipeline.policy import Policy, load_policy
 from data_pipeline.recipe import CurateRecipe
 from data_pipeline.rules import Verdicts
-from data_pipeline.stored import StoredClips, read_clips, read_manifest
+from data_pipeline.stored import StoredClips, read, read_clips, read_manifest
 from groundwork.storage import Storage, open_storage
 
 _PART = "part-00000.parquet"
@@ -64,6 +66,9 @@ def decide_again(out: Storage, policy: Policy) -> Replayed:
     wanted = {rule.score for rule in policy.rules.values()} | {"seconds", "bucket_frames"}
     clips = read_clips(out, manifest, scores=wanted)
     verdicts = rules.judge(clips.scores, policy.rules, shortest_seconds=shortest_seconds(recipe))
+    if any(path.startswith(f"{DUPLICATES}/") for path in manifest["files"]):
+        copies = near_duplicates(clips.clip_ids, verdicts.kept, read(out, manifest, DUPLICATES))
+        verdicts = verdicts.reject(copies, rules.NEAR_DUPLICATE)
     limit = recipe.clips.max_clips
     over = rules.over_limit(clips.clip_ids, verdicts.kept, max_clips=limit)
     verdicts = verdicts.reject(over, rules.OVER_LIMIT)

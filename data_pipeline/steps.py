@@ -16,6 +16,7 @@ from data_pipeline.closer import CloserJob
 from data_pipeline.cut import CutJob, drop_cut_notes, write_media_table
 from data_pipeline.dataset import MANIFEST, Curated, build_manifest, code_version, drop_stale, files_stand, write_tables
 from data_pipeline.duplicates import DECIDING
+from data_pipeline.duplicates.embeddings import fingerprints as embedding_fingerprints
 from data_pipeline.duplicates.step import drop_duplicates
 from data_pipeline.encode import EncodeJob, encode_fingerprint
 from data_pipeline.failures import DAMAGED
@@ -79,6 +80,7 @@ def code_fingerprints(recipe: CurateRecipe, *, models: Mapping[str, Any]) -> dic
     return {
         "analyse": analysis_fingerprint(),
         "decide": stage_fingerprint(deciding, None),
+        **embedding_fingerprints(recipe.duplicates),
         **{f"{closer.STAGE}.{signal}": key for signal, key in closer.fingerprints(recipe.signals).items()},
         "encode": encode_fingerprint(recipe.variant, models=models),
     }
@@ -127,7 +129,7 @@ def conclude(run: Run, curated: Curated, looks: Mapping[str, Outcome]) -> Curate
         for source in run.sources
         if source.video_id in curated.headers
     }
-    found, duplicates = drop_duplicates(found, run.recipe.duplicates, bits_per_second=bits)
+    found, duplicates = drop_duplicates(run.out, found, run.recipe.duplicates, bits_per_second=bits)
     return replace(curated, clips=limit(found, max_clips=run.recipe.clips.max_clips), duplicates=duplicates)
 
 

@@ -16,12 +16,13 @@ from data_pipeline.duplicates.find import hash_pairs
 from data_pipeline.duplicates.groups import Member, Pair, group, superseded
 from data_pipeline.recipe import DuplicateSettings
 from groundwork.records import Duplicate
+from groundwork.storage import Storage
 
 TABLE = "duplicates"
 
 
 def drop_duplicates(
-    clips: Sequence[AssessedClip], settings: DuplicateSettings, *, bits_per_second: Mapping[str, float]
+    out: Storage, clips: Sequence[AssessedClip], settings: DuplicateSettings, *, bits_per_second: Mapping[str, float]
 ) -> tuple[list[AssessedClip], list[Duplicate]]:
     """The clips with later decisions, and all groups found. `bits_per_second`: of each video, by its video_id.
 
@@ -29,11 +30,16 @@ def drop_duplicates(
     kept one. Shots too short for any bucket take no part.
     """
     whole = {item.clip.clip_id: item for item in clips if item.bucket is not None}
+    videos = {clip_id: item.clip.video_id for clip_id, item in whole.items()}
     pairs: list[Pair] = []
     if settings.mode in ("hash", "both"):
         hashes = {clip_id: item.hashes for clip_id, item in whole.items() if item.hashes is not None}
-        videos = {clip_id: item.clip.video_id for clip_id, item in whole.items()}
         pairs += hash_pairs(hashes, videos, settings.hash)
+    if settings.mode in ("embedding", "both"):
+        from data_pipeline.duplicates.embeddings import clip_vectors, embedding_pairs
+
+        vectors = clip_vectors(out, {clip_id: item.thumbnail for clip_id, item in whole.items()}, settings)
+        pairs += embedding_pairs(vectors, videos, settings.embedding)
     members = {clip_id: _member(item, bits_per_second) for clip_id, item in whole.items()}
     found = group(members, pairs)
     by_clip = {row.clip_id: row for row in found}
