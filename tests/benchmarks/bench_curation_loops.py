@@ -1,9 +1,9 @@
 """The loops that curation is compared with, each a command on films: our own without Ray, and the common practice.
 
-`bare`: decode once at the analysis size. `detect`: the same, with shots alone. `analyse`: our decode pass with all signals. `blur`, `motion`, `hash`,
-`borders`: one filter with a decode of its own, as filter scripts do it with OpenCV's reader; all read every frame in
-order, with one thread, and measure small pictures: kinder than what is usual. `cut`: every shot to a file by x264, as
-`scenedetect split-video` calls it.
+`bare`: decode once at the analysis size. `detect`: the same, with shots alone. `analyse`: our decode pass with all
+signals. `blur`, `motion`, `hash`, `borders`: one filter with a decode of its own, as filter scripts do it with OpenCV's
+reader; all read every frame in order, with one thread, and measure small pictures: kinder than what is usual. `cut`:
+every shot to a file by x264, as `scenedetect split-video` calls it.
 """
 
 from __future__ import annotations
@@ -142,6 +142,7 @@ def cut(film: str) -> int:
 
 LOOPS: dict[str, Callable[[str], float]] = {
     "bare": bare,
+    "detect": shots,
     "analyse": analyse,
     "blur": blur,
     "motion": motion,
