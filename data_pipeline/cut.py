@@ -169,7 +169,8 @@ class CutClips:
             described = cut_clip(path, target, job, self._settings)
         except MediaError as error:
             detail = error.message.replace(str(path), name)
-            return Outcome(job.clip_id, FAILED, DAMAGED, detail, stage=STAGE)
+            reason = DAMAGED if path.exists() else UNREADABLE
+            return Outcome(job.clip_id, FAILED, reason, detail, stage=STAGE)
         except Exception as error:  # the row boundary
             return Outcome(job.clip_id, FAILED, ERROR, f"{type(error).__name__}: {error}", stage=STAGE)
         try:

@@ -133,7 +133,9 @@ def differences(path: str | Path, cut: str | Path, *, start_pts: int, stop_pts: 
                 found = "none" if ours is None else f"one at {float(ours.pts * base):.4f} s"
                 wanted = float((theirs.pts - start_pts) * source_base)
                 raise MediaError(f"{cut}: a frame should lie at {wanted:.4f} s, found {found}.")
-            as_cut = theirs if (ours.width, ours.rotation) == (theirs.width, theirs.rotation) else _upright(theirs)
+            as_cut = theirs if _form(ours) == _form(theirs) else _upright(theirs)
+            if _form(ours) != _form(as_cut):
+                raise MediaError(f"{cut}: pictures have another size or format than those of their source.")
             yield _psnr(_planes(ours), _planes(as_cut))
         if next(own, None) is not None:
             raise MediaError(f"{cut}: holds more frames than its source between {start_pts} and {stop_pts}.")
@@ -360,6 +362,10 @@ def _mux(container: Any, stream: Any, units: Sequence[_Unit], *, stop: int, time
         packet.stream, packet.time_base, packet.is_keyframe = stream, time_base, unit.key
         packet.pts, packet.dts, packet.duration = unit.pts, early - delay, until[unit.pts] - unit.pts
         container.mux_one(packet)
+
+
+def _form(picture: Any) -> tuple[int, int, int, str]:
+    return picture.width, picture.height, int(picture.rotation), picture.format.name
 
 
 def _planes(picture: Any) -> np.ndarray:
