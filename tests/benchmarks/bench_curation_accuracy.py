@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from groundwork.storage import Storage, open_storage
 from tests.support.corpus import judge, labels
-from tests.support.corpus.dataset import Truth, read_films, read_spans
+from tests.support.corpus.dataset import Truth, read_films, read_groups, read_spans
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPE = """
@@ -70,6 +70,7 @@ def judge_dataset(out: Storage, corpus: Path, *, only: set[str] | None = None) -
         "kept_across": judge.crossing_figures(spans),
         "labels": judge.label_figures(spans),
         "reasons": judge.reason_figures(spans, rules),
+        "near_copies": judge.copy_figures(spans, truth["files"], read_groups(out)),
         "exact_copies": judge.exact_copy_figures(truth["files"], videos),
         "lost": judge.loss_figures(out, truth["files"], videos),
     }
@@ -134,7 +135,7 @@ def table(figures: dict[str, Any]) -> str:
     lines = [f"{'':<24}{'precision':>10}{'recall':>9}{'F1':>8}   hit wrong missed"]
     rows = {f"cuts: {name}": figures["cuts"][name] for name in ("hard", "jump_cuts", "fades", "dissolves")}
     rows |= {f"rule: {name}": row for name, row in figures["reasons"].items()}
-    rows["exact copies"] = figures["exact_copies"]
+    rows |= {"exact copies": figures["exact_copies"], "near copies": figures["near_copies"]}
     for name, row in rows.items():
         numbers = "".join(
             f"{'–' if row[key] is None else format(row[key], '.3f'):>9}" for key in ("precision", "recall", "f1")

@@ -73,6 +73,10 @@ class Truth:
         """A clip (clip_id, start_pts, stop_pts). A limit on the number of clips is no reason: it says nothing of it."""
         first, stop = (int(i) for i in np.searchsorted(film.pts, [clip["start_pts"], clip["stop_pts"]]))
         reason = "" if reason == OVER_LIMIT else reason
+        shots = self._shots.get(film.file, [])
+        shown = max(
+            shots, key=lambda row: _overlap(row, first, stop), default={"take": "", "take_first": 0, "first": 0}
+        )
         return Span(
             clip_id=clip["clip_id"],
             file=film.file,
@@ -81,9 +85,16 @@ class Truth:
             kept=not reason,
             reason=reason,
             scores=scores,
-            labels=_labels(self._shots.get(film.file, []), first, stop),
+            labels=_labels(shots, first, stop),
             crosses=_crossed(self._boundaries.get(film.file, []), first, stop),
+            take=shown["take"],
+            take_first=shown["take_first"] + first - shown["first"],
         )
+
+
+def read_groups(out: Storage) -> dict[str, str]:
+    """Clip → group of near-duplicates, for the clips that have one."""
+    return {row["clip_id"]: row["group"] for row in out.read_table("duplicates").to_pylist()}
 
 
 def _scores(out: Storage) -> dict[str, dict[str, float | None]]:

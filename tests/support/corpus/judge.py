@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,9 @@ from .graded import CLEAN, DISSOLVE, FADE_BLACK, FADE_WHITE, HARD, JUMP_CUT
 
 Row = Mapping[str, Any]
 Rows = list[dict[str, Any]]
+FLAT = frozenset({"black", "white"})
+SAME_SHARE = 0.5
+NOT_JUDGED = ("too_short", "near_duplicate")
 TOLERANCE = 1
 BESIDE = 3  # frames around a transition: where a fade begins to be seen is a matter of taste
 # What a rule is there to reject, by the words its reason may hold; the first match counts.
@@ -68,7 +72,10 @@ class Judged:
 
 @dataclass(frozen=True)
 class Span:
-    """A clip of the dataset in frames [first, stop) of its film, with what was measured and decided."""
+    """A clip of the dataset in frames [first, stop) of its film, with what was measured and decided.
+
+    `take`, `take_first`: the shot of real footage that it shows, and which of its frames first.
+    """
 
     clip_id: str
     file: str
@@ -79,6 +86,8 @@ class Span:
     scores: Mapping[str, float | None]
     labels: frozenset[str]
     crosses: str
+    take: str
+    take_first: int
 
 
 def cut_figures(films: Sequence[Judged], boundaries: Rows) -> dict[str, Any]:
@@ -162,7 +171,7 @@ def label_figures(spans: Sequence[Span]) -> dict[str, dict[str, Any]]:
     """Per label: how many of its clips were rejected, by whatever reason. clean: should be none."""
     by_label: dict[str, list[Span]] = defaultdict(list)
     for span in spans:
-        if span.reason != "too_short":
+        if span.reason not in NOT_JUDGED:
             for label in span.labels or {CLEAN}:
                 by_label[label].append(span)
     figures = {}
@@ -216,3 +225,37 @@ def exact_copy_figures(files: Rows, videos: Rows) -> dict[str, Any]:
     originals = {Path(row["file"]).stem: row["file"] for row in files if row["kind"] == "original"}
     hit = sum(len(marked & {copy, originals.get(of, "")}) == 1 for copy, of in pairs)
     return rates(hit, len(marked) - hit, len(pairs) - hit)
+
+
+def copy_figures(spans: Sequence[Span], files: Rows, groups: Mapping[str, str]) -> dict[str, Any]:
+    """Pairs of clips of two files that `groups` (clip_id → group of near-duplicates) joins, or should.
+
+    A pair is a copy when one file was made from the other and both clips show the same moments, for a good part of the
+    shorter. Clips of one shot of footage that were not copied from each other count as neither, flat pictures too.
+    """
+    group_of = {row["file"]: row["group"] for row in files}
+    kind_of = {row["file"]: row["copy_kind"] for row in files}
+    clips = [span for span in spans if span.reason != "too_short" and not span.labels & FLAT]
+    counts: Counter[str] = Counter()
+    missed: Counter[str] = Counter()
+    for left, right in combinations(clips, 2):
+        if left.file == right.file:
+            continue
+        joined = groups.get(left.clip_id, left.clip_id) == groups.get(right.clip_id, right.clip_id)
+        if group_of[left.file] and group_of[left.file] == group_of[right.file] and left.take == right.take:
+            if _same_moments(left, right) < SAME_SHARE:
+                continue
+            counts["hit" if joined else "missed"] += 1
+            if not joined:
+                missed[" / ".join(sorted((kind_of[left.file] or "original", kind_of[right.file] or "original")))] += 1
+        elif joined and left.take.rpartition(":")[0] != right.take.rpartition(":")[0]:
+            counts["wrong"] += 1
+            missed[f"wrong: {left.file} / {right.file}"] += 1
+    return {**rates(counts["hit"], counts["wrong"], counts["missed"]), "missed_or_wrong": dict(missed.most_common(8))}
+
+
+def _same_moments(left: Span, right: Span) -> float:
+    """Frames of the footage that both show, as a share of the shorter clip."""
+    spans = [(span.take_first, span.take_first + span.stop - span.first) for span in (left, right)]
+    both = min(stop for _, stop in spans) - max(first for first, _ in spans)
+    return both / min(stop - first for first, stop in spans)
