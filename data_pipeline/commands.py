@@ -166,6 +166,19 @@ def _calibrate_text(result: dict[str, Any]) -> str:
     return f"{calibration_text(result)}\n\npage      {result['page']}"
 
 
+def _costs(options: DatasetOptions) -> dict[str, Any]:
+    _need(options.dataset, "dataset", "costs DATASET")
+    from data_pipeline.rule_costs import rule_costs
+
+    return rule_costs(options.dataset)
+
+
+def _costs_text(result: dict[str, Any]) -> str:
+    from data_pipeline.rule_costs import costs_text
+
+    return costs_text(result)
+
+
 def _recipes(_: Options) -> list[str]:
     return shipped_recipes(RECIPES)
 
@@ -213,6 +226,9 @@ COMMANDS = (
         text=_plan_text,
     ),
     Command("replay", "decide again from stored scores, by another policy", ReplayOptions, _replay, text=_replay_text),
+    Command(
+        "costs", "what each rule costs and rejects, and the cheapest order", DatasetOptions, _costs, text=_costs_text
+    ),
     Command("label", "a page on 127.0.0.1: look at clips near the thresholds, one key per label", LabelOptions, _label),
     Command(
         "calibrate",
@@ -228,6 +244,7 @@ COMMANDS = (
 _FIRST_WORDS = {
     "report": ("dataset",),
     "replay": ("dataset",),
+    "costs": ("dataset",),
     "label": ("dataset",),
     "calibrate": ("dataset", "labels"),
 }
