@@ -75,6 +75,11 @@ class Analysis:
         """The columns as arrays, without the thumbnails."""
         return {name: self.frames.column(name).to_numpy() for name in self.frames.column_names if name != "thumbnail"}
 
+    def seconds(self) -> float:
+        """From the first frame to the last."""
+        shown = self.frames.column("seconds")
+        return float(shown[-1].as_py() - shown[0].as_py()) if len(shown) else 0.0
+
     def damage_detail(self) -> str:
         """For people: where the video is damaged; empty for a sound one."""
         if not self.damage:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -23,6 +24,7 @@ from data_pipeline.cut import CutClips, CutJob, begin_cutting, cut_jobs
 from data_pipeline.dataset import MANIFEST
 from data_pipeline.encode import EncodeJob, models_used
 from data_pipeline.failures import CRASHED
+from data_pipeline.forget import without_forgotten
 from data_pipeline.ingest import find_sources, identify
 from data_pipeline.measurements import MeasureJob, failed_videos, further_parts
 from data_pipeline.outcome import ABORTED, FAILED, Outcome, to_row
@@ -65,7 +67,8 @@ def curate(recipe: CurateRecipe, *, inputs: Sequence[str], out: str, address: st
     with only_run(storage):
         models = models_used(recipe.variant, weights=recipe.encode.weights)
         code = code_fingerprints(recipe, models=models)
-        run = Run(recipe, storage, identify(found, out=storage), models, code)
+        sources = without_forgotten(identify(found, out=storage), storage)
+        run = Run(recipe, storage, sources, models, code)
         manifest = finished(run)
         if manifest is not None:
             return summary(run, manifest, already_done=True)
@@ -189,7 +192,10 @@ class Stages:
             done = (dataset.flat_map if by_clip else dataset.map)(
                 worker,
                 fn_constructor_kwargs=dict(arguments),
-                compute=ActorPoolStrategy(min_size=least, max_size=most, initial_size=min(most, room)),
+                # One row at a time: a process that dies takes no other row with it.
+                compute=ActorPoolStrategy(
+                    min_size=least, max_size=most, initial_size=min(most, room), max_tasks_in_flight_per_actor=1
+                ),
                 num_cpus=workers.cpus,
                 num_gpus=gpus or None,
                 # A row that kills its process is tried once more; then its block, this one row, is given up.
@@ -219,9 +225,16 @@ def _stages(run: Run, *, address: str | None) -> Iterator[Stages]:
 
 def _follow(progress: Progress, outcomes: Iterator[Outcome]) -> dict[str, Outcome]:
     found: dict[str, Outcome] = {}
+    started, failed, film_hours = time.monotonic(), 0, 0.0
     for outcome in outcomes:
         found[outcome.key] = outcome
-        progress.update(failed=len(_failed(found)))
+        failed += outcome.status == FAILED
+        film_hours += outcome.film_seconds / 3600
+        if film_hours:
+            rate = 3600 * film_hours / max(1e-3, time.monotonic() - started)
+            progress.update(failed=failed, film=f"{film_hours:.2f} h, {rate:.1f} h/h")
+        else:
+            progress.update(failed=failed)
     return found
 
 

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from data_pipeline.encode import EncodeJob
 from data_pipeline.fingerprint import short_hash
+from groundwork.errors import StorageError
 from groundwork.records import Latent, to_table
 from groundwork.storage import Storage
 from groundwork.telemetry import get_logger
@@ -88,18 +88,20 @@ def _merge(out: Storage, path: str, jobs: Sequence[EncodeJob], encoded: Mapping[
 
 
 def _row(out: Storage, path: str, clip_id: str) -> pa.Table:
-    table = out.read_table(path).replace_schema_metadata(None)
-    return table.filter(pa.compute.equal(table.column("clip_id"), clip_id)).select(Latent.SCHEMA.names)
+    """The row of one clip; of a shard, no more than its row group is read."""
+    with out.open_table(path) as file:
+        index = file.read(columns=["clip_id"]).column("clip_id").to_pylist().index(clip_id)
+        return file.read_row_group(index, columns=Latent.SCHEMA.names).replace_schema_metadata(None)
 
 
 def _contents(out: Storage, path: str, fingerprint: str) -> list[tuple[str, str, str]]:
     """(clip_id, caption, bucket) of a shard's rows; none when it was made otherwise or is damaged."""
     try:
-        with pq.ParquetFile(out.path(path), filesystem=out.filesystem) as file:
+        with out.open_table(path) as file:
             if (file.schema_arrow.metadata or {}).get(_METADATA_KEY) != fingerprint.encode():
                 return []
             table = file.read(columns=["clip_id", "caption"])
-    except (pa.ArrowInvalid, OSError) as error:
+    except StorageError as error:
         get_logger("shards").warning("%s is damaged and will be made again: %s", path, error)
         return []
     bucket = path.split("/")[1]

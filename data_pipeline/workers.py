@@ -39,7 +39,7 @@ class AnalyseVideo:
         return to_row(asdict(outcome))
 
     def _measure(self, job: MeasureJob) -> Outcome:
-        num_parts = job.num_parts
+        num_parts, seconds = job.num_parts, 0.0
         if not (num_parts and self._stands(job)):
             try:
                 with open_storage(job.folder).local_path(job.name) as path:
@@ -49,13 +49,15 @@ class AnalyseVideo:
             if isinstance(answer, Refused):
                 return Outcome(job.video_id, FAILED, answer.reason, answer.detail.replace(str(path), job.name))
             num_parts = answer.num_parts
-            self._measurements.write(job, Analysis.from_table(answer.table), num_parts=num_parts)
+            analysis = Analysis.from_table(answer.table)
+            seconds = analysis.seconds()
+            self._measurements.write(job, analysis, num_parts=num_parts)
         if num_parts > 1:
             whole = self._measurements.join_parts(job.video_id, num_parts)
             if whole is not None and whole.frames.num_rows > self._limits.max_frames:
                 detail = f"{job.name}: holds more than {self._limits.max_frames} frames."
                 return Outcome(job.video_id, FAILED, TOO_MANY_FRAMES, detail)
-        return Outcome(job.key, OK, num_parts=num_parts)
+        return Outcome(job.key, OK, num_parts=num_parts, film_seconds=seconds)
 
     def _stands(self, job: MeasureJob) -> bool:
         path = self._measurements.part_path(job.video_id, job.part, job.num_parts)

@@ -193,6 +193,16 @@ class Storage:
             have = file.schema_arrow.names
             return file.read(columns=None if columns is None else [column for column in columns if column in have])
 
+    @contextmanager
+    def open_table(self, relative: str) -> Iterator[pq.ParquetFile]:
+        """One Parquet file, to read parts of it. Raises StorageError when it is missing or damaged."""
+        with self._errors("read", relative):
+            try:
+                with pq.ParquetFile(self.path(relative), filesystem=self.filesystem) as file:
+                    yield file
+            except pa.ArrowInvalid as error:
+                raise StorageError(f"{self.uri}/{relative} is damaged: {error}") from error
+
     def write_table(self, relative: str, table: pa.Table, *, row_group_size: int | None = None) -> None:
         """Write one Parquet file atomically; equal tables give equal bytes."""
         sink = pa.BufferOutputStream()
