@@ -47,7 +47,7 @@ def group(members: Mapping[str, Member], pairs: Sequence[Pair]) -> list[Duplicat
     for pair in pairs:
         for one, other in ((pair.left, pair.right), (pair.right, pair.left)):
             turned = -1 if one == pair.right else 1
-            offset = None if pair.offset_seconds is None else turned * pair.offset_seconds
+            offset = None if pair.offset_seconds is None else turned * pair.offset_seconds + 0.0  # no -0.0
             seen = Pair(one, other, pair.similarity, offset, pair.kind)
             nearest[one] = _better(nearest.get(one), seen)
             direct[one, other] = _better(direct.get((one, other)), seen)
