@@ -11,6 +11,7 @@ from data_pipeline.assess import assess
 from data_pipeline.captions.measured import MAX_WORDS, camera_words, caption, colour_words, light_words
 from data_pipeline.recipe import CurateRecipe
 from data_pipeline.signals.palette import COLOURS
+from groundwork.media import probe
 
 STILL = {"pan_score": 0.0, "tilt_score": 0.0, "zoom_score": 0.0, "motion_score": 5.0}
 GREY = {f"colour_{name}": 0.0 for name in COLOURS} | {"colour_grey": 1.0}
@@ -58,7 +59,7 @@ def test_clips_of_real_films_get_captions_of_their_own(footage: Path, quick_reci
     texts = [
         item.caption.text
         for film in ("city.mpg", "bunny.mp4")
-        for item in assess(film, analyse(footage / film, settings=quick_recipe.shots), quick_recipe)
+        for item in assess(film, analyse(footage / film, header=probe(footage / film)), quick_recipe)
         if item.caption
     ]
     assert len(texts) == 5
