@@ -15,7 +15,7 @@ from data_pipeline.rules import OVER_LIMIT
 from data_pipeline.shots import find_shots
 from groundwork.storage import Storage
 
-from .judge import Judged, Rows, Span
+from .judge import BESIDE, Judged, Rows, Span
 
 _LEAST_SHARE = 0.5  # of a clip's frames that a label must cover to be the clip's
 _EDGE = 1  # frames of the neighbouring shot that a cut's tolerance allows
@@ -73,7 +73,7 @@ class Truth:
         """A clip (clip_id, start_pts, stop_pts). A limit on the number of clips is no reason: it says nothing of it."""
         first, stop = (int(i) for i in np.searchsorted(film.pts, [clip["start_pts"], clip["stop_pts"]]))
         reason = "" if reason == OVER_LIMIT else reason
-        shots = self._shots.get(film.file, [])
+        shots, boundaries = self._shots.get(film.file, []), self._boundaries.get(film.file, [])
         shown = max(
             shots, key=lambda row: _overlap(row, first, stop), default={"take": "", "take_first": 0, "first": 0}
         )
@@ -85,8 +85,8 @@ class Truth:
             kept=not reason,
             reason=reason,
             scores=scores,
-            labels=_labels(shots, first, stop),
-            crosses=_crossed(self._boundaries.get(film.file, []), first, stop),
+            labels=_labels(shots, first, stop) | _transition(boundaries, first, stop),
+            crosses=_crossed(boundaries, first, stop),
             take=shown["take"],
             take_first=shown["take_first"] + first - shown["first"],
         )
@@ -124,6 +124,12 @@ def _labels(shots: Rows, first: int, stop: int) -> frozenset[str]:
     """What is injected into most of the clip; empty: clean."""
     covering = [row["label"] for row in shots if _overlap(row, first, stop) >= _LEAST_SHARE * (stop - first)]
     return frozenset(label for label in covering if label != "clean")
+
+
+def _transition(boundaries: Rows, first: int, stop: int) -> frozenset[str]:
+    """Whether more than the edge of a fade or dissolve is inside the clip."""
+    inside = max((_overlap(row, first, stop) for row in boundaries), default=0)
+    return frozenset({"transition"} if inside > BESIDE else ())
 
 
 def _crossed(boundaries: Rows, first: int, stop: int) -> str:

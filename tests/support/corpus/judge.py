@@ -43,16 +43,19 @@ MEANT = {
     "exposed": ("black", "white"),
 }
 # Labels on which a rule may fire or not: a black picture is static and blurred too, flashes also expose wrongly.
+_FLAT_TOO = {*MEANT, "stutter", "shaky", "jitter"}
 TOLERATED = {
-    "black": set(MEANT),
-    "white": set(MEANT),
-    "static": {"still", "bit", "slideshow"},
+    "black": _FLAT_TOO,
+    "white": _FLAT_TOO,
+    "static": {"still", "bit", "slideshow", "stutter"},
     "slow_pan": {"slideshow"},
+    "whip_pan": {"shaky", "jitter", "fast", "blur", "flash", "transition"},
     "flashing": {"clipped", "bright", "dark", "white", "exposed", "shaky", "motion", "transition", "jitter"},
     "letterbox": {"dark", "black", "clipped", "exposed"},
     "pillarbox": {"dark", "black", "clipped", "exposed"},
-    "blur": {"bit", "still", "static"},
+    "blur": {"bit", "still", "static", "stutter"},
     "blocky": {"bit", "blur"},
+    "transition": {"dark", "bright", "black", "white", "clipped", "exposed", "flash", "blur"},
 }
 
 
