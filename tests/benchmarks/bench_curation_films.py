@@ -15,10 +15,11 @@ TINY = ("tiny_0.mp4", "tiny_1.mp4")  # two, so that both of our workers start
 # Name, width, height, frames per second, share of the asked length.
 SIZES = (("1080p", 1920, 1080, 30, 0.3), ("720p", 1280, 720, 30, 0.4), ("480p", 854, 480, 25, 0.3))
 _SHOT_SECONDS = 3.0
+_TINY_SECONDS = 2.4  # one clip
 
 
 def make_films(folder: Path, *, seconds: float, footage: Path | None) -> tuple[list[Path], list[Path], float]:
-    """Two-second films that stand for the start of a command, the films themselves, and how long these are."""
+    """Tiny films that stand for the start of a command, the films themselves, and how long these are."""
     found = find_films(footage)
     takes = [take for take in all_takes(list(found)) if take.window == 0]
     ways = itertools.cycle(takes)
@@ -31,7 +32,7 @@ def make_films(folder: Path, *, seconds: float, footage: Path | None) -> tuple[l
         films.append(_film(folder / f"{name}.mp4", recording, [next(ways) for _ in range(shots)], reel))
         total += shots * _SHOT_SECONDS
     small = Recording(width=320, height=180)
-    tiny = [_film(folder / name, small, [next(ways)], reel, seconds=2.0) for name in TINY]
+    tiny = [_film(folder / name, small, [next(ways)], reel, seconds=_TINY_SECONDS) for name in TINY]
     return tiny, films, total
 
 
