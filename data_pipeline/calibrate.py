@@ -94,12 +94,20 @@ def best_threshold(
     if not good:
         return None
     end = max(good, key=lambda end: (hits[end], -end))
-    beyond = values[end + 1] if end + 1 < len(values) else values[end] + max(1e-6, abs(values[end]) * 1e-6)
+    last = float(values[end])
+    beyond = float(values[end + 1]) if end + 1 < len(values) else last + max(1e-6, abs(last) * 0.01)
     return {
-        "threshold": float(f"{sign * (values[end] + beyond) / 2:.6g}"),
+        "threshold": sign * _between(last, beyond),
         "precision": rate(int(hits[end]), int(rejected[end])),
         "recall": rate(int(hits[end]), int(truth.sum())),
     }
+
+
+def _between(low: float, high: float) -> float:
+    """The middle, in few digits where those tell both ends apart."""
+    middle = (low + high) / 2
+    short = float(f"{middle:.4g}")
+    return short if low < short < high else middle
 
 
 def calibrate(dataset: str, labels: str, *, precision: float, rules_from: str = "") -> dict[str, Any]:

@@ -36,6 +36,7 @@ def write_dataset(
     seed: int = 0,
     clips_per_part: int = 100_000,
     videos: bool = False,
+    pictures: bool = False,
 ) -> None:
     """`clips` clips of 20 per video with uniform scores, a hundredth of them absent, decided by the recipe's rules."""
     numbers = np.random.default_rng(seed)
@@ -45,15 +46,18 @@ def write_dataset(
     }
     columns["sharpness_score"][numbers.random(clips) < 0.01] = np.nan
     columns["bucket_frames"][numbers.random(clips) < 0.02] = 0
-    start = np.zeros(clips)
+    start, size = np.zeros(clips), np.full(clips, 96)
     video = pa.array([f"video-{i // 20:08d}" for i in range(clips)])
     tables = {"clips": {"video_id": video, "start_seconds": start, "stop_seconds": columns["seconds"]}}
+    tables["clips"] |= {"start_pts": size, "stop_pts": size, "width": size, "height": size}
     for stage, names in SCORES.items():
         tables[f"signals/{stage}"] = {name: pa.array(columns[name], mask=np.isnan(columns[name])) for name in names}
     if videos:  # of a minute each; a clip costs half a second
         names = sorted(set(video.to_pylist()))
         tables["videos"] = {"video_id": names, "duration_seconds": [60.0] * len(names), "status": ["ok"] * len(names)}
         tables["timings"] = {"cpu_milliseconds": np.full(clips, 500.0)}
+    if pictures:
+        tables["thumbnails"] = {"jpeg": pa.array([b"not a picture"] * clips, pa.binary())}
     verdicts = judge(columns, recipe.rules, shortest_seconds=1.0)
     digest = policy_hash(recipe.rules, max_clips=0)
     decided = verdicts.to_table(ids)
@@ -65,10 +69,13 @@ def write_dataset(
             path = f"{folder}/part-{part:05d}.parquet"
             out.write_table(path, table.slice(first, clips_per_part))
             files[path] = {"bytes": out.size(path)}
-    policy = {"name": recipe.policy, "hash": digest}
+    rules = [{"reason": reason, **rule.model_dump(mode="json")} for reason, rule in recipe.rules.items()]
+    policy = {"name": recipe.policy, "hash": digest, "rules": rules}
     out.write_json(
         "manifest.json",
         {
+            "name": recipe.name,
+            "code": {"analyse": "synthetic"},
             "files": files,
             "recipe": recipe.model_dump(mode="json"),
             "policy": policy,
