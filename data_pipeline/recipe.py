@@ -42,6 +42,19 @@ class LimitSettings(FrozenModel):
     """Pixels of a frame, as it is coded."""
 
 
+class NeuralSettings(FrozenModel):
+    """Doubtful cuts are judged by TransNetV2 (extra [shots]), about a second of CPU time each."""
+
+    enabled: bool = False
+    """Whether they are."""
+    doubt_from: float = Field(default=5.0, ge=0)
+    """A frame that changes most among its neighbours is doubtful from this mean HSV change (0 to 255) on …"""
+    doubt_to: float = Field(default=40.0, ge=0)
+    """… and a cut without doubt from this one on."""
+    threshold: float = Field(default=0.5, gt=0, lt=1)
+    """Probability that makes a cut."""
+
+
 class ShotSettings(FrozenModel):
     """How cuts and fades are found, by the measures of PySceneDetect's detectors on small frames."""
 
@@ -58,6 +71,7 @@ class ShotSettings(FrozenModel):
     """A jump of light that is undone within this time is a flash and no cut (0: every jump is a cut)."""
     fades: bool = True
     """Fades through black or white end shots too, whatever the detector; their frames belong to no clip."""
+    neural: NeuralSettings = NeuralSettings()
     fade_level: float = Field(default=12.0, ge=0, le=127)
     """A fade reaches black, or white, within this many levels of mean brightness (0 to 255)."""
 
@@ -131,7 +145,7 @@ class HashSettings(FrozenModel):
     """Frames are alike when their 64-bit hashes differ in at most this many bits; other pictures differ in about 32."""
     min_share: float = Field(default=0.75, gt=0, le=1)
     """Share of the sampled frames that must be alike where both clips overlap."""
-    min_overlap: float = Field(default=0.4, gt=0, le=1)
+    min_overlap: float = Field(default=0.5, gt=0, le=1)
     """Share of the shorter clip that the other one must show too."""
     min_agreement: float = Field(default=0.4, ge=-1, le=1)
     """Correlation of movement and light over time (1: together, 0: unrelated), less a twelfth per differing bit, that a

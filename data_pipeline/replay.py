@@ -67,7 +67,7 @@ def decide_again(out: Storage, policy: Policy) -> Replayed:
     clips = read_clips(out, manifest, scores=wanted)
     verdicts = rules.judge(clips.scores, policy.rules, shortest_seconds=shortest_seconds(recipe))
     if any(path.startswith(f"{DUPLICATES}/") for path in manifest["files"]):
-        copies = near_duplicates(clips.clip_ids, verdicts.kept, read(out, manifest, DUPLICATES))
+        copies = near_duplicates(clips.clip_ids, verdicts.kept, read(out, manifest, DUPLICATES), recipe.duplicates)
         verdicts = verdicts.reject(copies, rules.NEAR_DUPLICATE)
     limit = recipe.clips.max_clips
     over = rules.over_limit(clips.clip_ids, verdicts.kept, max_clips=limit)

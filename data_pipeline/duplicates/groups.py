@@ -40,8 +40,12 @@ class Pair:
     kind: str
 
 
-def group(members: Mapping[str, Member], pairs: Sequence[Pair]) -> list[Duplicate]:
-    """All members of all groups, by group and rank. The order of `pairs` does not matter."""
+def group(members: Mapping[str, Member], pairs: Sequence[Pair], *, same_video: bool) -> list[Duplicate]:
+    """All members of all groups, by group and rank. The order of `pairs` does not matter.
+
+    A copy cut at other places overlaps two clips of its original and so joins them; unless `same_video`, a clip of the
+    representative's own video represents itself.
+    """
     nearest: dict[str, Pair] = {}
     direct: dict[tuple[str, str], Pair] = {}
     for pair in pairs:
@@ -58,14 +62,14 @@ def group(members: Mapping[str, Member], pairs: Sequence[Pair]) -> list[Duplicat
         for rank, member in enumerate(ranked):
             match = direct.get((member.clip_id, best.clip_id))
             bound = match or nearest[member.clip_id]
-            same = member is best
+            same = member is best or (member.video_id == best.video_id and not same_video)
             rows.append(
                 Duplicate(
                     clip_id=member.clip_id,
                     video_id=member.video_id,
                     group=clip_ids[0],
                     rank=rank,
-                    representative=best.clip_id,
+                    representative=member.clip_id if same else best.clip_id,
                     similarity=1.0 if same else bound.similarity,
                     offset_seconds=0.0 if same else match.offset_seconds if match else None,
                     kind=bound.kind,
@@ -75,13 +79,21 @@ def group(members: Mapping[str, Member], pairs: Sequence[Pair]) -> list[Duplicat
 
 
 def superseded(
-    kept: Bool[np.ndarray, " n"], groups: Shaped[np.ndarray, " n"], ranks: Shaped[np.ndarray, " n"]
+    kept: Bool[np.ndarray, " n"],
+    groups: Shaped[np.ndarray, " n"],
+    ranks: Shaped[np.ndarray, " n"],
+    videos: Shaped[np.ndarray, " n"],
+    *,
+    same_video: bool,
 ) -> Bool[np.ndarray, " n"]:
-    """Which kept rows leave, because a better kept row of their group stays. A rejected row makes nobody leave."""
-    order = np.lexsort((ranks, groups, ~kept))
-    order = order[: int(kept.sum())]
+    """Which kept rows leave, because the best kept row of their group stays. A rejected row makes nobody leave, and
+    unless `same_video` neither does one of the same video."""
     leaves = np.zeros(len(kept), dtype=bool)
-    leaves[order[1:]] = groups[order[1:]] == groups[order[:-1]]
+    order = np.lexsort((ranks, groups, ~kept))[: int(kept.sum())]
+    if len(order):
+        _, first, number = np.unique(groups[order], return_index=True, return_inverse=True)
+        best = order[first][number]
+        leaves[order] = (order != best) & (same_video | (videos[order] != videos[best]))
     return leaves
 
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from jaxtyping import Bool
+from jaxtyping import Bool, Int
 
 from data_pipeline import rules
 from data_pipeline.assess import AssessedClip
@@ -41,7 +41,7 @@ def drop_duplicates(
         vectors = clip_vectors(out, {clip_id: item.thumbnail for clip_id, item in whole.items()}, settings)
         pairs += embedding_pairs(vectors, videos, settings.embedding)
     members = {clip_id: _member(item, bits_per_second) for clip_id, item in whole.items()}
-    found = group(members, pairs)
+    found = group(members, pairs, same_video=within_videos(settings))
     by_clip = {row.clip_id: row for row in found}
     return [_decided(replace(item, hashes=None), by_clip.get(item.clip.clip_id)) for item in clips], found
 
@@ -59,13 +59,27 @@ def _decided(item: AssessedClip, row: Duplicate | None) -> AssessedClip:
     return replace(item, decision=decision, caption=None)
 
 
-def near_duplicates(clip_ids: pa.Array, kept: Bool[np.ndarray, " n"], table: pa.Table) -> Bool[np.ndarray, " n"]:
+def within_videos(settings: DuplicateSettings) -> bool:
+    """Whether a clip may leave for another one of its own video."""
+    asked = {"hash": settings.hash.same_video, "embedding": settings.embedding.same_video}
+    return any(wanted for mode, wanted in asked.items() if settings.mode in (mode, "both"))
+
+
+def near_duplicates(
+    clip_ids: pa.Array, kept: Bool[np.ndarray, " n"], table: pa.Table, settings: DuplicateSettings
+) -> Bool[np.ndarray, " n"]:
     """Which kept clips leave under other decisions: the rule of `drop_duplicates`, on the stored groups."""
     rows = pc.index_in(clip_ids, value_set=table.column("clip_id").combine_chunks())
     member = rows.is_valid().to_numpy(zero_copy_only=False)
-    groups = table.column("group").combine_chunks().dictionary_encode().indices.to_numpy()
-    place = rows.fill_null(0).to_numpy()
+    chosen = table.take(pa.array(rows.drop_null()))
+    groups, videos = (_codes(chosen.column(name)) for name in ("group", "video_id"))
     leaves = np.zeros(len(kept), dtype=bool)
-    ranks = table.column("rank").to_numpy()
-    leaves[member] = superseded(kept[member], groups[place[member]], ranks[place[member]])
+    ranks, within = chosen.column("rank").to_numpy(), within_videos(settings)
+    leaves[member] = superseded(kept[member], groups, ranks, videos, same_video=within)
     return leaves
+
+
+def _codes(column: pa.ChunkedArray) -> Int[np.ndarray, " n"]:
+    """Equal values, equal numbers."""
+    codes: Int[np.ndarray, " n"] = column.combine_chunks().dictionary_encode().indices.to_numpy()
+    return codes

@@ -19,7 +19,7 @@ from data_pipeline.duplicates.find import hash_pairs
 from data_pipeline.duplicates.groups import EMBEDDING, HASH, Member, Pair, group, superseded
 from data_pipeline.duplicates.hashes import NUM_VIEWS, TICKS_PER_SECOND, ClipHashes, clip_hashes
 from data_pipeline.duplicates.step import near_duplicates
-from data_pipeline.recipe import HashSettings
+from data_pipeline.recipe import DuplicateSettings, HashSettings
 from groundwork import media
 from groundwork.records import Duplicate, to_table
 
@@ -140,7 +140,7 @@ def test_the_member_with_most_pixels_then_bits_stays_and_all_are_recorded() -> N
     members = {m.clip_id: m for m in (member("a"), member("b", pixels=400), member("c", bits=9.0), member("d"))}
     pairs = [Pair("a", "b", 0.9, 1.5, HASH), Pair("c", "a", 0.8, 0.0, HASH), Pair("a", "b", 0.7, None, EMBEDDING)]
     for order in itertools.permutations(pairs):
-        rows = group(members, order)
+        rows = group(members, order, same_video=False)
         assert [(row.clip_id, row.rank, row.representative) for row in rows] == [
             ("b", 0, "b"),
             ("c", 1, "b"),
@@ -153,9 +153,25 @@ def test_the_member_with_most_pixels_then_bits_stays_and_all_are_recorded() -> N
 
 def test_a_kept_clip_only_leaves_for_a_kept_one() -> None:
     members = {m.clip_id: m for m in (member("a", pixels=900, kept=False), member("b"), member("c", bits=0.5))}
-    rows = group(members, [Pair("a", "b", 0.9, 0.0, HASH), Pair("b", "c", 0.9, 0.0, HASH)])
+    rows = group(members, [Pair("a", "b", 0.9, 0.0, HASH), Pair("b", "c", 0.9, 0.0, HASH)], same_video=False)
     assert [(row.clip_id, row.representative) for row in rows] == [("a", "b"), ("b", "b"), ("c", "b")]
     table, ids = to_table(rows, Duplicate), pa.array(["c", "x", "b", "a"])
     for kept, leaves in (([1, 1, 1, 0], [1, 0, 0, 0]), ([1, 1, 1, 1], [1, 0, 1, 0]), ([1, 1, 0, 0], [0, 0, 0, 0])):
-        assert near_duplicates(ids, np.array(kept, bool), table).tolist() == [bool(value) for value in leaves]
-    assert superseded(np.zeros(0, bool), np.zeros(0), np.zeros(0)).tolist() == []
+        assert near_duplicates(ids, np.array(kept, bool), table, DuplicateSettings()).tolist() == [
+            bool(value) for value in leaves
+        ]
+    nothing = np.zeros(0)
+    assert superseded(np.zeros(0, bool), nothing, nothing, nothing, same_video=False).tolist() == []
+
+
+def test_a_copy_cut_at_other_places_does_not_make_clips_of_its_original_leave() -> None:
+    """Two clips of v joined by a worse copy that lies half over each: the copy leaves, they both stay."""
+    members = {name: replace(member(name), video_id="v") for name in ("a", "b")} | {"c": member("c", pixels=50)}
+    pairs = [Pair("a", "c", 0.9, 1.0, HASH), Pair("c", "b", 0.9, 1.0, HASH)]
+    rows = group(members, pairs, same_video=False)
+    assert [(row.clip_id, row.representative) for row in rows] == [("a", "a"), ("b", "b"), ("c", "a")]
+    every, table, ids = np.ones(3, bool), to_table(rows, Duplicate), pa.array(["a", "b", "c"])
+    assert near_duplicates(ids, every, table, DuplicateSettings()).tolist() == [False, False, True]
+    within = DuplicateSettings(hash=HashSettings(same_video=True))
+    assert [row.representative for row in group(members, pairs, same_video=True)] == ["a"] * 3
+    assert near_duplicates(ids, every, table, within).tolist() == [False, True, True]

@@ -12,7 +12,8 @@ import pyarrow as pa
 class Duplicate:
     """`group` is the least clip_id of the group; `rank` 0 is its best member, which stays if it is kept at all.
 
-    `representative`: the best kept member, or the best one where none is kept. `similarity` (0 to 1) and
+    `representative`: the best kept member, or the best one where none is kept; a clip of that member's video represents
+    itself. `similarity` (0 to 1) and
     `offset_seconds` (this clip's t is the other's t + offset) compare with the representative; where the two were not
     matched directly, similarity is that with the nearest member and the offset is null. `kind`: hash or embedding.
     """
