@@ -136,7 +136,8 @@ def differences(path: str | Path, cut: str | Path, *, start_pts: int, stop_pts: 
             as_cut = theirs if _form(ours) == _form(theirs) else _upright(theirs)
             if _form(ours) != _form(as_cut):
                 raise MediaError(f"{cut}: pictures have another size or format than those of their source.")
-            yield _psnr(_planes(ours), _planes(as_cut))
+            peak = 2 ** ours.format.components[0].bits - 1
+            yield _psnr(_planes(ours), _planes(as_cut), peak=peak)
         if next(own, None) is not None:
             raise MediaError(f"{cut}: holds more frames than its source between {start_pts} and {stop_pts}.")
 
@@ -167,9 +168,9 @@ def _packets(path: str | Path, start_pts: int, stop_pts: int) -> list[tuple[int,
                 for packet in container.demux(stream):
                     if packet.size == 0 or not (found or packet.is_keyframe):
                         continue
-                    if packet.pts is None or packet.dts is None:
+                    if packet.pts is None:
                         raise CannotCopy("packets have no time stamps")
-                    if packet.dts >= stop_pts:
+                    if packet.dts is not None and packet.dts >= stop_pts:
                         break
                     found.append((packet.pts, bytes(packet), packet.is_keyframe))
             except av.error.FFmpegError as error:
@@ -370,16 +371,17 @@ def _form(picture: Any) -> tuple[int, int, int, str]:
 
 def _planes(picture: Any) -> np.ndarray:
     """All samples of a picture, in its own format."""
+    wide = picture.format.components[0].bits > 8
+    kind = np.dtype("<u2") if wide else np.dtype("u1")
     parts = []
     for plane in picture.planes:
-        rows = np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size)
-        width = plane.width * max(1, plane.line_size // plane.width if picture.format.components[0].bits > 8 else 1)
-        parts.append(rows[:, : min(width, plane.line_size)].ravel())
+        rows = np.frombuffer(plane, kind).reshape(plane.height, plane.line_size // kind.itemsize)
+        parts.append(rows[:, : plane.width].ravel())
     return np.concatenate(parts)
 
 
-def _psnr(ours: np.ndarray, theirs: np.ndarray) -> float:
+def _psnr(ours: np.ndarray, theirs: np.ndarray, *, peak: int) -> float:
     if np.array_equal(ours, theirs):
         return float("inf")
     error = float(np.mean((ours.astype(np.float32) - theirs.astype(np.float32)) ** 2))
-    return 10 * float(np.log10(255.0**2 / error))
+    return 10 * float(np.log10(peak**2 / error))
