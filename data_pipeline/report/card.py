@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 from data_pipeline.report.contents import Contents
-from data_pipeline.report.page import seconds_text
+from data_pipeline.report.sections import seconds_text
 
 
 def render_card(contents: Contents) -> str:

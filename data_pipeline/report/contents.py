@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from groundwork.records import Caption, Clip, Decision, Rejected, Video, from_table
+from groundwork.records import Caption, Clip, Decision, Duplicate, Rejected, Video, from_table
 from groundwork.storage import Storage
 
 _NOT_SCORES = {"clip_id", "fingerprint", "status", "error"}
@@ -14,7 +14,8 @@ _NOT_SCORES = {"clip_id", "fingerprint", "status", "error"}
 
 @dataclass(frozen=True)
 class ShownClip:
-    """A clip with all that is known of it. `state`: kept, rejected or failed; `bucket` is empty unless kept."""
+    """A clip with all that is known of it. `state`: kept, rejected or failed; `milliseconds`: CPU time by signal, "cpu"
+    that of the whole pass."""
 
     clip: Clip
     state: str
@@ -22,7 +23,12 @@ class ShownClip:
     detail: str
     caption: str
     thumbnail: bytes
-    scores: Mapping[str, float]
+    scores: Mapping[str, float | None]
+    milliseconds: Mapping[str, float]
+
+    @property
+    def seconds(self) -> float:
+        return self.clip.stop_seconds - self.clip.start_seconds
 
 
 @dataclass(frozen=True)
@@ -32,6 +38,7 @@ class Contents:
     manifest: Mapping[str, Any]
     videos: list[Video]
     clips: list[ShownClip]
+    duplicates: list[Duplicate]
 
     def named(self, state: str) -> list[ShownClip]:
         """The clips in that state."""
@@ -54,12 +61,17 @@ def read_contents(dataset: Storage, manifest: Mapping[str, Any]) -> Contents:
     decisions = {row.clip_id: row for row in rows("decisions", Decision)}
     captions = {row.clip_id: row.text for row in rows("captions", Caption)}
     failures = {row.clip_id: row for row in rows("rejected", Rejected) if row.clip_id}
-    scores: dict[str, dict[str, float]] = {}
+    scores: dict[str, dict[str, float | None]] = {}
+    spent: dict[str, dict[str, float]] = {}
     pictures: dict[str, bytes] = {}
     for path, table in tables.items():
-        for row in table.to_pylist() if path.startswith(("signals/", "thumbnails/")) else ():
+        for row in table.to_pylist() if path.startswith(("signals/", "thumbnails/", "timings/")) else ():
             if "jpeg" in row:
                 pictures[row["clip_id"]] = row["jpeg"]
+            elif path.startswith("timings/"):
+                spent[row["clip_id"]] = {
+                    name.removesuffix("_milliseconds"): value for name, value in row.items() if name != "clip_id"
+                }
             else:
                 named = {name: value for name, value in row.items() if name not in _NOT_SCORES}
                 scores.setdefault(row["clip_id"], {}).update(named)
@@ -77,6 +89,7 @@ def read_contents(dataset: Storage, manifest: Mapping[str, Any]) -> Contents:
                 captions.get(clip.clip_id, ""),
                 pictures[clip.clip_id],
                 scores[clip.clip_id],
+                spent.get(clip.clip_id, {}),
             )
         )
-    return Contents(manifest, rows("videos", Video), shown)
+    return Contents(manifest, rows("videos", Video), shown, rows("duplicates", Duplicate))

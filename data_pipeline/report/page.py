@@ -1,25 +1,19 @@
-"""What a dataset holds becomes one self-contained HTML page: funnel, histograms, kept and rejected clips."""
+"""What a dataset holds becomes one self-contained HTML page: funnel, thresholds, kept and rejected clips."""
 
 from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
-from typing import Any
 
-from data_pipeline.report.charts import bars, histogram
+from data_pipeline.report.charts import bars
 from data_pipeline.report.contents import Contents, ShownClip
+from data_pipeline.report.sections import cost_panel, duplicates, funnel, seconds_text, thresholds, worst_files
 from groundwork.records import Video
 
-MOST_SHOWN = 60
-_HISTOGRAMS = {
-    "motion_score": ("Motion", "% of the short side per second", True),
-    "sharpness_score": ("Sharpness", "variance of the Laplacian", True),
-    "luma_mean": ("Light", "mean luma, 0 to 255", False),
-    "clipped_share": ("Clipped", "share of pixels crushed to black or white", False),
-}
+MOST_SHOWN, MOST_SOURCES = 60, 300
 _CSS = Path(__file__).with_name("page.css")
 
 
@@ -29,16 +23,20 @@ def render(contents: Contents) -> str:
     name = escape(str(manifest["name"]))
     sections = [
         f"<h1>Dataset {name}</h1>",
-        f'<div class="soft">Variant {escape(str(manifest["variant"]))}, '
+        f'<div class="soft">Policy {escape(str(manifest["policy"]["name"]))}, '
+        f"variant {escape(str(manifest['variant']))}, "
         f"dataset hash <code>{escape(manifest['dataset_hash'][:16])}</code>, "
         f"recipe hash <code>{escape(manifest['recipe_hash'])}</code></div>",
         _tiles(contents),
         _overview(contents),
-        f"<h2>Measurements</h2>{_histograms(contents)}",
+        f"<h2>The funnel</h2>{funnel(contents)}",
+        f"<h2>Thresholds</h2>{thresholds(contents)}",
+        duplicates(contents),
+        worst_files(contents),
         _gallery("Kept", contents.named("kept")),
         _gallery("Rejected", contents.named("rejected")),
         _gallery("Failed", contents.named("failed")),
-        f"<h2>Sources</h2>{_videos(contents.videos)}",
+        f"<h2>Sources ({len(contents.videos)})</h2>{_videos(contents.videos)}",
         '<h2>Recipe</h2><details class="panel"><summary>The settings that made this dataset</summary>'
         f"<pre>{escape(json.dumps(manifest['recipe'], indent=2))}</pre></details>",
     ]
@@ -48,14 +46,6 @@ def render(contents: Contents) -> str:
         f"<title>Dataset {name}</title><style>{_CSS.read_text()}</style></head>"
         f"<body><main>{''.join(sections)}</main></body></html>\n"
     )
-
-
-def seconds_text(hours: float) -> str:
-    """Hours as what a person would say: seconds, minutes or hours."""
-    seconds = hours * 3600
-    if seconds < 120:
-        return f"{seconds:.1f} s"
-    return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{hours:.1f} h"
 
 
 def _tiles(contents: Contents) -> str:
@@ -90,31 +80,13 @@ def _overview(contents: Contents) -> str:
         row("rejected", rejected, hours["rejected"], "rejected"),
         row("failed", clips["failed"], hours["failed"], "failed"),
     ]
-    reasons = [(name, float(count), str(count), "rejected") for name, count in clips["rejected"].items()]
     seconds = [(name, value, f"{value:.1f} s", "plain") for name, value in manifest["seconds"].items()]
-    panels = [("From footage to clips", funnel), ("Why clips left", reasons), ("Seconds per stage", seconds)]
+    panels = [("From footage to clips", funnel), ("Seconds per stage", seconds)]
     cells = (
         f'<div><h2>{title}</h2><div class="panel">{bars(rows) if rows else "nothing left"}</div></div>'
         for title, rows in panels
     )
-    return f'<div class="columns">{"".join(cells)}</div>'
-
-
-def _histograms(contents: Contents) -> str:
-    cells = []
-    for score, (title, unit, logarithmic) in _HISTOGRAMS.items():
-        kept = [item.scores[score] for item in contents.clips if item.state == "kept"]
-        other = [item.scores[score] for item in contents.clips if item.state != "kept"]
-        lines = _thresholds(contents.manifest["recipe"]["rules"], score)
-        plot = histogram(kept, other, thresholds=lines, logarithmic=logarithmic)
-        cells.append(f'<div class="panel"><h3>{title} <span class="soft">{unit}</span></h3>{plot}</div>')
-    note = '<p class="soft">Green: kept; orange: rejected; dashed: thresholds of the recipe.</p>'
-    return f'{note}<div class="histograms">{"".join(cells)}</div>'
-
-
-def _thresholds(rules: Mapping[str, Mapping[str, Any]], score: str) -> list[float]:
-    found = [rule[side] for rule in rules.values() if rule["score"] == score for side in ("below", "above")]
-    return [value for value in found if value is not None]
+    return f'<div class="columns">{"".join(cells)}{cost_panel(contents)}</div>'
 
 
 def _gallery(title: str, clips: Sequence[ShownClip]) -> str:
@@ -138,8 +110,7 @@ def _figure(item: ShownClip) -> str:
     return (
         f'<figure><img alt="" loading="lazy" src="data:image/jpeg;base64,{picture}"><figcaption>{words}'
         f'<span class="soft">{clip.start_seconds:.2f} to {clip.stop_seconds:.2f} s, '
-        f"{clip.width}x{clip.height}, motion {item.scores['motion_score']:.1f}, "
-        f"sharpness {item.scores['sharpness_score']:.0f}</span></figcaption></figure>"
+        f"{clip.width}x{clip.height}</span></figcaption></figure>"
     )
 
 
@@ -154,7 +125,7 @@ def _why(item: ShownClip) -> str:
 def _videos(videos: Sequence[Video]) -> str:
     head = "".join(f"<th>{title}</th>" for title in ("source", "status", "codec", "size", "fps", "length"))
     rows = []
-    for video in videos:
+    for video in videos[:MOST_SOURCES]:
         kind = {"ok": "ok", "failed": "failed"}.get(video.status, "")
         detail = f" {escape(video.reason)}: {escape(video.detail)}" if video.reason else ""
         cells = [
