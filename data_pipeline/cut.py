@@ -15,7 +15,8 @@ from data_pipeline.failures import DAMAGED, ERROR, UNREADABLE
 from data_pipeline.fingerprint import short_hash, stage_fingerprint
 from data_pipeline.outcome import ABORTED, FAILED, OK, Outcome, to_row
 from data_pipeline.recipe import Bucket, MediaSettings
-from groundwork import container, cutting, h264, media
+from groundwork import container, cut_plan, cutting, h264, media
+from groundwork.cut_plan import CannotCopy
 from groundwork.errors import MediaError, StorageError
 from groundwork.records import MediaFile, from_table, to_table
 from groundwork.storage import Storage, open_storage
@@ -65,7 +66,7 @@ def cut_fingerprint(settings: MediaSettings) -> str:
     """Key of what cutting makes: its code and settings."""
     import data_pipeline.cut as own
 
-    code: tuple[ModuleType, ...] = (own, container, cutting, h264, media)
+    code: tuple[ModuleType, ...] = (own, container, cut_plan, cutting, h264, media)
     return stage_fingerprint(code, settings.model_dump(mode="json", exclude={"verify"}))
 
 
@@ -89,7 +90,7 @@ def cut_clip(path: str | Path, target: Path, job: CutJob, settings: MediaSetting
         if settings.verify:
             _verify(path, target, cut, span)
         mode = "copy" if cut.copied_frames == cut.num_frames else "smart"
-    except cutting.CannotCopy as error:
+    except CannotCopy as error:
         why, mode = error.message, "reencode"
         cut = cutting.cut_encode(path, target, crf=settings.crf, **span)
     return _described(job, target, mode=mode, why=why, cut=cut)
@@ -186,10 +187,10 @@ def _verify(path: str | Path, target: Path, cut: cutting.Cut, span: Mapping[str,
     try:
         found = list(cutting.differences(path, target, **span))
     except MediaError as error:
-        raise cutting.CannotCopy(f"the copy is not exact: {error.message}") from error
+        raise CannotCopy(f"the copy is not exact: {error.message}") from error
     copied = found[cut.first_copied : cut.first_copied + cut.copied_frames]
     if min(copied) < float("inf") or min(found) < _LOWEST_PSNR:
-        raise cutting.CannotCopy("the copy is not exact: its pictures differ from the source's")
+        raise CannotCopy("the copy is not exact: its pictures differ from the source's")
 
 
 def _described(job: CutJob, target: Path, *, mode: str, why: str, cut: cutting.Cut) -> MediaFile:

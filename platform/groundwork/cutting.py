@@ -12,17 +12,13 @@ import av
 import numpy as np
 
 from groundwork.container import opened, pictures
+from groundwork.cut_plan import CannotCopy, Plan, Unit, plan_copy
 from groundwork.errors import MediaError
-from groundwork.h264 import annex_b, is_idr, parameter_sets, unused_id, without_parameter_sets
+from groundwork.h264 import annex_b, parameter_sets, unused_id, without_parameter_sets
 
-_COPIED_CODECS = frozenset({"h264", "hevc", "av1", "vp9", "mpeg4", "mpeg2video"})
 _EDGE_QP = 14
 """Quantiser of re-encoded ends: above 40 dB whatever they show."""
 _OPTIONS = {"movflags": "+faststart", "fflags": "+bitexact"}
-
-
-class CannotCopy(MediaError):  # noqa: N818
-    """The span cannot be cut without encoding all of it; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -35,29 +31,6 @@ class Cut:
     first_copied: int
 
 
-@dataclass(frozen=True)
-class _Unit:
-    """One coded frame, in decoding order; stamps in units of the stream's time base, from the start of the cut."""
-
-    pts: int
-    data: bytes
-    key: bool
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """The span's coded frames `units`, of which `units[first:stop]` can be copied."""
-
-    units: Sequence[_Unit]
-    first: int
-    stop: int
-    wanted: frozenset[int]
-
-    @property
-    def copied(self) -> Sequence[_Unit]:
-        return self.units[self.first : self.stop]
-
-
 def cut_copy(path: str | Path, target: str | Path, *, start_pts: int, stop_pts: int) -> Cut:
     """Cut [start_pts, stop_pts) exactly: the coded frames of whole groups of pictures are copied bit for bit, frames
     before the first keyframe and behind the last closed place are encoded again, near losslessly. Only the pictures
@@ -67,7 +40,7 @@ def cut_copy(path: str | Path, target: str | Path, *, start_pts: int, stop_pts: 
     time stamps that are missing. Raises MediaError for damaged files.
     """
     with opened(path) as (_, stream):
-        plan = _plan(path, stream, start_pts, stop_pts)
+        plan = plan_copy(path, stream, start_pts, stop_pts)
         copied_pts = {unit.pts for unit in plan.copied}
         missing = sorted(plan.wanted - copied_pts)
         if missing:
@@ -142,84 +115,9 @@ def differences(path: str | Path, cut: str | Path, *, start_pts: int, stop_pts: 
             raise MediaError(f"{cut}: holds more frames than its source between {start_pts} and {stop_pts}.")
 
 
-def _plan(path: str | Path, stream: Any, start_pts: int, stop_pts: int) -> _Plan:
-    codec = stream.codec_context.codec.canonical_name
-    if codec not in _COPIED_CODECS:
-        raise CannotCopy(f"packets of {codec} are not copied into mp4")
-    units = [_Unit(pts - start_pts, data, key) for pts, data, key in _packets(path, start_pts, stop_pts)]
-    wanted = frozenset(unit.pts for unit in units if 0 <= unit.pts < stop_pts - start_pts)
-    if not wanted:
-        raise CannotCopy("no frame is in the span")
-    if len(wanted) < sum(unit.pts in wanted for unit in units):
-        raise CannotCopy("two frames have one time stamp")
-    first = _first_copied(units, extradata=_h264_extradata(stream))
-    stop = _stop_copied(units, first, stop_pts - start_pts)
-    return _Plan(units, first, stop, wanted)
-
-
-def _packets(path: str | Path, start_pts: int, stop_pts: int) -> list[tuple[int, bytes, bool]]:
-    """From the keyframe at or before the start to the last packet that is decoded before the span has been shown."""
-    for from_top in (False, True):  # seeking may land behind the start
-        with opened(path) as (container, stream):
-            found: list[tuple[int, bytes, bool]] = []
-            try:
-                if not from_top:
-                    container.seek(start_pts, stream=stream, backward=True)
-                for packet in container.demux(stream):
-                    if packet.size == 0 or not (found or packet.is_keyframe):
-                        continue
-                    if packet.pts is None:
-                        raise CannotCopy("packets have no time stamps")
-                    if packet.dts is not None and packet.dts >= stop_pts:
-                        break
-                    found.append((packet.pts, bytes(packet), packet.is_keyframe))
-            except av.error.FFmpegError as error:
-                raise MediaError(f"{path}: reading failed: {error}") from error
-        if found and found[0][0] <= start_pts:
-            return found
-    raise CannotCopy("no keyframe lies at or before the start")
-
-
 def _chained(first: Any, rest: Iterable[Any]) -> Iterator[Any]:
     yield first
     yield from rest
-
-
-def _h264_extradata(stream: Any) -> bytes | None:
-    """None for other codecs."""
-    return (stream.codec_context.extradata or b"") if stream.codec_context.name == "h264" else None
-
-
-def _first_copied(units: Sequence[_Unit], *, extradata: bytes | None) -> int:
-    """The first keyframe in the span behind which nothing earlier is shown."""
-    lowest, entry = float("inf"), -1
-    for number in range(len(units) - 1, -1, -1):
-        unit = units[number]
-        if unit.pts < 0:
-            break
-        if unit.key and unit.pts < lowest and (extradata is None or is_idr(unit.data, extradata)):
-            entry = number
-        lowest = min(lowest, unit.pts)
-    if entry < 0:
-        raise CannotCopy("no keyframe starts a closed group of pictures in the span")
-    return entry
-
-
-def _stop_copied(units: Sequence[_Unit], first: int, stop: int) -> int:
-    """Behind the last coded frame up to which all earlier shown frames are there, and none that is shown too late."""
-    later = [float("inf")] * (len(units) + 1)
-    for number in range(len(units) - 1, -1, -1):
-        later[number] = min(later[number + 1], units[number].pts)
-    highest, closed = -1, first
-    for number in range(first, len(units)):
-        highest = max(highest, units[number].pts)
-        if highest >= stop:
-            break
-        if highest < later[number + 1]:
-            closed = number + 1
-    if closed == first:
-        raise CannotCopy("no closed group of pictures ends in the span")
-    return closed
 
 
 def _check_ends(stream: Any) -> None:
@@ -230,10 +128,10 @@ def _check_ends(stream: Any) -> None:
         raise CannotCopy(f"the encoder has no pixel format {context.pix_fmt}")
 
 
-def _with_ends(path: str | Path, stream: Any, plan: _Plan, start_pts: int) -> tuple[list[_Unit], bytes]:
+def _with_ends(path: str | Path, stream: Any, plan: Plan, start_pts: int) -> tuple[list[Unit], bytes]:
     """All coded frames with start codes, and the parameter sets of copied and encoded ones together."""
     extradata = stream.codec_context.extradata or b""
-    copied = [_Unit(unit.pts, annex_b(unit.data, extradata), unit.key) for unit in plan.copied]
+    copied = [Unit(unit.pts, annex_b(unit.data, extradata), unit.key) for unit in plan.copied]
     own_sets = parameter_sets([unit.data for unit in copied if unit.key], extradata)
     number = unused_id(own_sets)
     first, last = min(unit.pts for unit in copied), max(unit.pts for unit in copied)
@@ -244,18 +142,18 @@ def _with_ends(path: str | Path, stream: Any, plan: _Plan, start_pts: int) -> tu
     sets = dict.fromkeys([*own_sets, *encoded_sets, *tail_sets])
     units = [*before, *copied, *after]
     return (
-        [_Unit(unit.pts, without_parameter_sets(unit.data), unit.key) for unit in units],
+        [Unit(unit.pts, without_parameter_sets(unit.data), unit.key) for unit in units],
         b"".join(b"\0\0\0\1" + item for item in sorted(sets, key=lambda item: item[0] & 31)),
     )
 
 
 def _ends(
     path: str | Path, stream: Any, wanted: Sequence[int], start_pts: int, number: int
-) -> tuple[list[_Unit], list[bytes]]:
+) -> tuple[list[Unit], list[bytes]]:
     """Frames of one end, encoded with the parameter set of that number."""
     if not wanted:
         return [], []
-    units: list[_Unit] = []
+    units: list[Unit] = []
     encoder: Any = None
     for picture in _pictures(path, start_pts + min(wanted), start_pts + max(wanted) + 1):
         if picture.interlaced_frame:
@@ -302,11 +200,11 @@ def _configure(encoder: Any, picture: Any, stream: Any) -> None:
     encoder.thread_count = 1
 
 
-def _encode(encoder: Any, picture: Any, pts: int) -> list[_Unit]:
+def _encode(encoder: Any, picture: Any, pts: int) -> list[Unit]:
     if picture is not None:
         picture.pict_type, picture.pts, picture.time_base = 0, pts, encoder.time_base
     try:
-        return [_Unit(packet.pts, bytes(packet), packet.is_keyframe) for packet in encoder.encode(picture)]
+        return [Unit(packet.pts, bytes(packet), packet.is_keyframe) for packet in encoder.encode(picture)]
     except av.error.FFmpegError as error:
         raise MediaError(f"the frames cannot be encoded: {error}") from error
 
@@ -345,7 +243,7 @@ def _upright(picture: Any) -> Any:
     return turned
 
 
-def _write(target: str | Path, template: Any, units: Sequence[_Unit], *, stop: int, extradata: bytes | None) -> None:
+def _write(target: str | Path, template: Any, units: Sequence[Unit], *, stop: int, extradata: bytes | None) -> None:
     with av.open(str(target), "w", format="mp4", options=_OPTIONS) as container:
         stream = container.add_stream_from_template(template, opaque=True)
         if extradata is not None:
@@ -353,7 +251,7 @@ def _write(target: str | Path, template: Any, units: Sequence[_Unit], *, stop: i
         _mux(container, stream, units, stop=stop, time_base=Fraction(template.time_base))
 
 
-def _mux(container: Any, stream: Any, units: Sequence[_Unit], *, stop: int, time_base: Fraction) -> None:
+def _mux(container: Any, stream: Any, units: Sequence[Unit], *, stop: int, time_base: Fraction) -> None:
     """Packets with new decoding times: in their order, each no later than its frame is shown."""
     shown = sorted(unit.pts for unit in units)
     delay = max(early - unit.pts for early, unit in zip(shown, units, strict=True))

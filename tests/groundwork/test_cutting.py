@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from groundwork.container import opened, pictures
-from groundwork.cutting import CannotCopy, Cut, cut_copy, cut_encode, differences
+from groundwork.cut_plan import CannotCopy
+from groundwork.cutting import Cut, cut_copy, cut_encode, differences
 from groundwork.errors import MediaError
 
 FRAMES, TICK = 60, 512  # a frame every 512 units of 1/12800 s: 25 frames per second
