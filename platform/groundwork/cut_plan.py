@@ -44,7 +44,7 @@ class Plan:
 
 
 def plan_copy(path: str | Path, stream: Any, start_pts: int, stop_pts: int) -> Plan:
-    """What of [start_pts, stop_pts) can be copied out of the stream of that file. Raises CannotCopy where nothing can."""
+    """What of [start_pts, stop_pts) can be copied out of a file's stream. Raises CannotCopy where nothing can."""
     codec = stream.codec_context.codec.canonical_name
     if codec not in _COPIED_CODECS:
         raise CannotCopy(f"packets of {codec} are not copied into mp4")
