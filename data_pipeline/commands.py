@@ -166,6 +166,28 @@ def _calibrate_text(result: dict[str, Any]) -> str:
     return f"{calibration_text(result)}\n\npage      {result['page']}"
 
 
+class ForgetOptions(DatasetOptions):
+    """Which source leaves which dataset."""
+
+    video: str = ""
+    """The source: its video_id, or its URI as the videos table names it."""
+
+
+def _forget(options: ForgetOptions) -> dict[str, Any]:
+    usage = "forget DATASET --video ID"
+    _need(options.dataset, "dataset", usage)
+    _need(options.video, "video", usage)
+    from data_pipeline.forget import forget
+
+    return forget(options.dataset, video=options.video)
+
+
+def _forget_text(result: dict[str, Any]) -> str:
+    gone = ["was forgotten before"] if result["already_done"] else result["files_changed"]
+    uris = ", ".join(result["uris"])
+    return "\n".join([f"forgotten {result['video_id']} ({uris}), {result['clips']} clips", *(f"  {x}" for x in gone)])
+
+
 def _costs(options: DatasetOptions) -> dict[str, Any]:
     _need(options.dataset, "dataset", "costs DATASET")
     from data_pipeline.rule_costs import rule_costs
@@ -238,7 +260,13 @@ COMMANDS = (
         text=_calibrate_text,
     ),
     not_built("export", "training shards for other trainers"),
-    not_built("forget", "take a video out of every table and shard"),
+    Command(
+        "forget",
+        "take a video out of every table, shard, file and cache, and never let it in again",
+        ForgetOptions,
+        _forget,
+        text=_forget_text,
+    ),
 )
 
 _FIRST_WORDS = {
@@ -247,6 +275,7 @@ _FIRST_WORDS = {
     "costs": ("dataset",),
     "label": ("dataset",),
     "calibrate": ("dataset", "labels"),
+    "forget": ("dataset",),
 }
 """Options of a command that may be given as plain words, in this order: `report DATASET`."""
 

@@ -15,7 +15,7 @@ import pyarrow as pa
 from data_pipeline.analysis import Header
 from data_pipeline.assess import CLIP, AssessedClip
 from data_pipeline.cut import MEDIA
-from data_pipeline.failures import DAMAGED
+from data_pipeline.failures import DAMAGED, FORGOTTEN
 from data_pipeline.ingest import Source
 from data_pipeline.outcome import Outcome
 from data_pipeline.recipe import CurateRecipe
@@ -104,17 +104,10 @@ def summarise(curated: Curated) -> dict[str, Any]:
     """Counts and hours; the sums agree: read = ok + failed + duplicate, found = kept + rejected + failed."""
     states = Counter(curated.state(item) for item in curated.clips)
     reasons = Counter(item.decision.reason for item in curated.clips if curated.state(item) == "rejected")
-    duplicates = sum(1 for source in curated.sources if source.duplicate_of)
-    failed = len(curated.failed_videos)
     hours = {state: _hours(curated, state) for state in ("kept", "rejected", "failed")}
     read_hours = sum(header.duration_seconds for header in curated.headers.values()) / 3600
     return {
-        "videos": {
-            "read": len(curated.sources),
-            "ok": len(curated.sources) - failed - duplicates,
-            "failed": failed,
-            "duplicate": duplicates,
-        },
+        "videos": video_counts(Counter(_fate(curated, source)[0] for source in curated.sources)),
         "clips": {
             "found": len(curated.clips),
             "kept": states["kept"],
@@ -138,7 +131,6 @@ def build_manifest(
     sha256, which are not read again."""
     counted = {path: {"bytes": out.size(path), "sha256": out.checksum(path)} for path in sorted(paths)}
     files = dict(sorted({**counted, **known}.items()))
-    hashed = {path: entry["sha256"] for path, entry in files.items() if not path.startswith(_NOT_HASHED)}
     return {
         "schema_version": SCHEMA_VERSION,
         "complete": True,
@@ -157,8 +149,21 @@ def build_manifest(
             {"path": shard.path, "bucket": shard.bucket, "clips": shard.clips, **files[shard.path]} for shard in shards
         ],
         "files": files,
-        "dataset_hash": hashlib.sha256(json.dumps(hashed, sort_keys=True).encode()).hexdigest(),
+        "dataset_hash": content_hash(files),
     }
+
+
+def content_hash(files: Mapping[str, Mapping[str, Any]]) -> str:
+    """sha256 over the paths and checksums of all files but the timings."""
+    hashed = {path: entry["sha256"] for path, entry in files.items() if not path.startswith(_NOT_HASHED)}
+    return hashlib.sha256(json.dumps(hashed, sort_keys=True).encode()).hexdigest()
+
+
+def video_counts(statuses: Mapping[str, int]) -> dict[str, int]:
+    """Sources by status; `forgotten` only where there are such."""
+    counts = {status: statuses.get(status, 0) for status in ("ok", "failed", "duplicate")}
+    forgotten = {FORGOTTEN: statuses[FORGOTTEN]} if statuses.get(FORGOTTEN) else {}
+    return {"read": sum(statuses.values()), **counts, **forgotten}
 
 
 def files_stand(out: Storage, manifest: Mapping[str, Any]) -> bool:
@@ -189,7 +194,8 @@ def _fate(curated: Curated, source: Source) -> tuple[str, str, str]:
     if failure is None:
         detail = curated.damage.get(source.video_id, "")
         return "ok", DAMAGED if detail else "", detail
-    return "failed", failure.reason, failure.detail
+    status = FORGOTTEN if failure.reason == FORGOTTEN else "failed"
+    return status, failure.reason, failure.detail
 
 
 def _video(curated: Curated, source: Source, licence: str) -> Video:

@@ -7,8 +7,10 @@ TIMEOUT, OUT_OF_MEMORY = "timeout", "out_of_memory"
 TOO_MANY_FRAMES, TOO_MANY_PIXELS = "too_many_frames", "too_many_pixels"
 BAD_ROW = "bad_row"
 """A row of a manifest that names no source."""
+FORGOTTEN = "forgotten"
+"""A source that `curate forget` took out: it is known, and never read again."""
 
 LIMITED = frozenset({TIMEOUT, OUT_OF_MEMORY, TOO_MANY_FRAMES, TOO_MANY_PIXELS})
 """Reasons that the recipe's limits give: other limits, and the source is tried again."""
-LASTING = frozenset({DAMAGED, BAD_ROW}) | LIMITED
+LASTING = frozenset({DAMAGED, BAD_ROW, FORGOTTEN}) | LIMITED
 """Reasons that stay as they are; the others may pass, so a later run tries those sources again."""
