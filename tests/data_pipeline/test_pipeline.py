@@ -18,11 +18,12 @@ from ray import cloudpickle
 
 from data_pipeline.__main__ import main
 from data_pipeline.pipeline import curate
-from data_pipeline.recipe import CurateRecipe, Rule
+from data_pipeline.recipe import CurateRecipe, MediaSettings, Rule
 from data_pipeline.workers import AnalyseVideo
+from groundwork import media
 from groundwork.errors import InputError, RunError
 from groundwork.ray_session import ray_session
-from groundwork.records import Clip, Decision, Latent, Rejected, Video, from_table
+from groundwork.records import Clip, Decision, Duplicate, Latent, MediaFile, Rejected, Video, from_table
 from groundwork.run_lock import only_run
 from groundwork.storage import Storage, open_storage
 
@@ -164,6 +165,33 @@ def test_a_run_killed_midway_goes_on_to_the_same_bytes(
     summary = curate(quick_recipe, inputs=[str(mixed)], out=out.uri)
     assert summary["dataset_hash"] == made[1]["dataset_hash"]
     assert content(out) == content(made[0])
+
+
+def test_a_worse_copy_is_dropped_and_survivors_are_cut_when_asked(
+    footage: Path, quick_recipe: CurateRecipe, tmp_path: Path
+) -> None:
+    source, out = tmp_path / "in", open_storage(tmp_path / "out")
+    source.mkdir()
+    frames = media.stack_frames([*media.read_frames(footage / "bikes.mp4", stop_seconds=5.3)])
+    media.write_video(source / "film.mp4", frames, fps=25.0)
+    media.write_video(source / "copy.mp4", frames[:, 14:-14, 32:-32], fps=25.0, crf=34)
+    recipe = quick_recipe.model_copy(update={"media": MediaSettings(mode="copy")})
+    summary = curate(recipe, inputs=[str(source)], out=out.uri)
+    found = {row.clip_id: row.video_id for row in rows(out, "clips", Clip)}
+    (film,) = (row.video_id for row in rows(out, "videos", Video) if row.uri.endswith("film.mp4"))
+    assert {found[row.clip_id] for row in rows(out, "latents", Latent)} == {film}
+    assert summary["clips"]["rejected"]["near_duplicate"] >= summary["clips"]["kept"] - 1 > 0
+    members = rows(out, "duplicates", Duplicate)
+    best = {row.clip_id for row in members if row.rank == 0}
+    assert {row.representative for row in members} == best <= {row.clip_id for row in rows(out, "latents", Latent)}
+    files, manifest = rows(out, "media", MediaFile), out.read_json("manifest.json")
+    assert {row.clip_id for row in files} == {row.clip_id for row in rows(out, "latents", Latent)}
+    for row in files:
+        assert out.checksum(row.path) == row.sha256 == manifest["files"][row.path]["sha256"]
+    bare = curate(quick_recipe, inputs=[str(source)], out=out.uri)
+    assert out.list("media") == []
+    assert bare["clips"] == summary["clips"]
+    assert bare["dataset_hash"] != summary["dataset_hash"]
 
 
 class DiesOnTheBunny(AnalyseVideo):
