@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import cv2
 import numpy as np
-from jaxtyping import Shaped, UInt8
+from jaxtyping import Int32, Shaped, UInt8
 
 from data_pipeline.signals.phash import HASH_BITS, frequencies
 from data_pipeline.signals.picture import Picture
@@ -32,7 +32,7 @@ VIEWS: tuple[tuple[float, float, float, float], ...] = (
 Neighbouring sizes differ by 5 per cent, about as much as the hash forgives; the last one is 4:3 out of 16:9."""
 COLUMNS = tuple(f"view_{number:02d}" for number in range(len(VIEWS)))
 _SIDE = 32
-_BLACK, _LARGEST_BAR = 20, 0.3
+_BLACK, _FEWEST_LIT, _LARGEST_BAR = 20, 3, 0.3
 
 
 class Views:
@@ -68,8 +68,9 @@ def view_hashes(luma: UInt8[np.ndarray, "h w"]) -> list[int]:
 
 def content_box(luma: UInt8[np.ndarray, "h w"]) -> tuple[int, int, int, int]:
     """Top, bottom, left and right (ends exclusive) of what is not black bar; a bar is at most 30 per cent wide."""
-    top, bottom = _extent(np.partition(luma, -3, axis=1)[:, -3])
-    left, right = _extent(np.partition(luma, -3, axis=0)[-3])
+    lit = (luma > _BLACK).view(np.uint8)
+    top, bottom = _extent(cv2.reduce(lit, 1, cv2.REDUCE_SUM, dtype=cv2.CV_32S)[:, 0])
+    left, right = _extent(cv2.reduce(lit, 0, cv2.REDUCE_SUM, dtype=cv2.CV_32S)[0])
     return top, bottom, left, right
 
 
@@ -78,9 +79,9 @@ def score(series: Mapping[str, Shaped[np.ndarray, " t"]]) -> dict[str, float]:  
     return {}
 
 
-def _extent(brightest: UInt8[np.ndarray, " n"]) -> tuple[int, int]:
+def _extent(lit_pixels: Int32[np.ndarray, " n"]) -> tuple[int, int]:
     """First and last line that is not black, unless too much is: a dark picture is not a bar."""
-    lit, count = np.flatnonzero(brightest > _BLACK), len(brightest)
+    lit, count = np.flatnonzero(lit_pixels >= _FEWEST_LIT), len(lit_pixels)
     if not len(lit):
         return 0, count
     first, stop = int(lit[0]), int(lit[-1]) + 1
