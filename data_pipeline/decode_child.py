@@ -19,6 +19,7 @@ import pyarrow as pa
 from data_pipeline.analysis import Analysis, analyse
 from data_pipeline.failures import DAMAGED, ERROR, OUT_OF_MEMORY, TOO_MANY_FRAMES, TOO_MANY_PIXELS
 from data_pipeline.parts import WHOLE, plan_parts
+from data_pipeline.recipe import NeuralSettings
 from groundwork import media
 from groundwork.errors import MediaError, TooLargeError, TooLongError
 
@@ -60,7 +61,12 @@ def _analyse(path: str, request: dict[str, Any], tell: Tell) -> tuple[Analysis, 
     stop = header.duration_seconds if part.stop_seconds is None else part.stop_seconds
     tell({"status": "decoding", "seconds": max(0.0, stop - part.read_from_seconds)})
     analysis = analyse(
-        path, header=header, part=part, max_pixels=request["max_pixels"], max_frames=request["max_frames"]
+        path,
+        header=header,
+        part=part,
+        max_pixels=request["max_pixels"],
+        max_frames=request["max_frames"],
+        neural=NeuralSettings.model_validate(request["neural"]),
     )
     return analysis, len(parts)
 

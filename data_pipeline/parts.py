@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-WARM_UP_FRAMES = 64
+WARM_UP_FRAMES = 100
 WARM_UP_SECONDS = 2.5
 """Both at least are decoded in front of a part, so that signals know what came before: none may look back further."""
+
+_DELAY_SECONDS = 0.5  # by how much a keyframe may be shown later than its place in the index says
 
 
 @dataclass(frozen=True)
@@ -29,15 +31,13 @@ def plan_parts(
     """Parts of about `split_seconds` (0: one part), each beginning just behind a keyframe so that little is decoded
     twice. A film that the index or the header says nothing of stays whole."""
     warm_up = max(WARM_UP_SECONDS, WARM_UP_FRAMES / fps if fps > 0 else 0.0)
-    # Seeking to where decoding shall begin finds the keyframe: its time of display lies a few frames behind its place
-    # in the index, and well within a warm-up.
     cuts: list[Part] = []
     if split_seconds > 0:
         last = 0.0
         for keyframe in keyframe_seconds:
-            start = keyframe + 2 * warm_up
-            if start - last >= split_seconds and duration_seconds - start >= split_seconds / 2:
-                cuts.append(Part(start_seconds=start, read_from_seconds=keyframe + warm_up))
+            start = keyframe + _DELAY_SECONDS + warm_up
+            if start - last >= split_seconds and duration_seconds - start >= max(split_seconds / 2, warm_up):
+                cuts.append(Part(start_seconds=start, read_from_seconds=keyframe + _DELAY_SECONDS))
                 last = start
     stops = [part.start_seconds for part in cuts]
     return [

@@ -16,6 +16,7 @@ import ray.data
 from ray.data import ActorPoolStrategy, DataContext
 from ray.util.annotations import RayDeprecationWarning
 
+from data_pipeline import neural_cuts
 from data_pipeline.assess import AssessedClip, known_scores
 from data_pipeline.closer import STAGE as CLOSER
 from data_pipeline.closer import CloserJob, LookCloser, closer_jobs, require
@@ -62,6 +63,7 @@ def curate(recipe: CurateRecipe, *, inputs: Sequence[str], out: str, address: st
     """
     check(recipe.rules, known=known_scores())
     require(recipe)
+    neural_cuts.require(recipe.shots.neural)
     found = find_sources(inputs)
     storage = open_storage(out)
     with only_run(storage):
@@ -112,19 +114,26 @@ class Stages:
             "fingerprint": kept.fingerprint,
             "split_seconds": kept.split_seconds,
             "limits": dict(kept.limits),
+            "neural": self.run.recipe.shots.neural.model_dump(mode="json"),
         }
-        asked: list[MeasureJob] = []
-        outcomes: dict[str, Outcome] = {}
-        left = len({job.video_id for job in jobs})
-        with _progress("analyse", total=len(unique), done=len(unique) - left, unit="videos") as progress:
-            while jobs:
-                rows = [to_row(asdict(job)) for job in jobs]
-                asked += jobs
-                outcomes |= {job.key: _crash(job.key) for job in jobs}
-                outcomes |= _follow(progress, self._stream(rows, AnalyseVideo, arguments))
-                jobs = further_parts(jobs, outcomes)
-                progress.set_total(len(unique) + len(asked) + len(jobs) - left)
+        asked = list(jobs)
+        done = len(unique) - len({job.video_id for job in jobs})
+        with _progress("analyse", total=done + len(jobs), done=done, unit="videos") as progress:
+            found = _follow(progress, self._rounds(asked, arguments, progress))
+        outcomes = {job.key: _crash(job.key) for job in asked} | found
         return absent | failed | failed_videos(asked, outcomes)
+
+    def _rounds(self, asked: list[MeasureJob], arguments: Mapping[str, Any], progress: Progress) -> Iterator[Outcome]:
+        """The outcomes of the jobs, and of further parts that the first ones tell of, which are added to `asked`."""
+        jobs = list(asked)
+        while jobs:
+            told: dict[str, Outcome] = {}
+            for outcome in self._stream([to_row(asdict(job)) for job in jobs], AnalyseVideo, arguments):
+                told[outcome.key] = outcome
+                yield outcome
+            jobs = further_parts(jobs, told)
+            asked += jobs
+            progress.add_total(len(jobs))
 
     def look_closer(self, clips: Sequence[AssessedClip]) -> dict[str, Outcome]:
         """Measure what takes a closer look, on clips that no rule rejects before; returns the failed by clip_id."""

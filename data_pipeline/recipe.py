@@ -71,9 +71,9 @@ class ShotSettings(FrozenModel):
     """A jump of light that is undone within this time is a flash and no cut (0: every jump is a cut)."""
     fades: bool = True
     """Fades through black or white end shots too, whatever the detector; their frames belong to no clip."""
-    neural: NeuralSettings = NeuralSettings()
     fade_level: float = Field(default=12.0, ge=0, le=127)
     """A fade reaches black, or white, within this many levels of mean brightness (0 to 255)."""
+    neural: NeuralSettings = NeuralSettings()
 
 
 class ClipSettings(FrozenModel):

@@ -17,7 +17,7 @@ import psutil
 import pyarrow as pa
 
 from data_pipeline.failures import CRASHED, OUT_OF_MEMORY, TIMEOUT, UNREADABLE
-from data_pipeline.recipe import LimitSettings
+from data_pipeline.recipe import LimitSettings, NeuralSettings
 
 _WATCH_SECONDS = 0.1
 _MIB = 1 << 20
@@ -42,8 +42,9 @@ class Refused:
 class Sandbox:
     """One decoding process, started once, and again only after it had to be ended. Use from one thread."""
 
-    def __init__(self, limits: LimitSettings) -> None:
+    def __init__(self, limits: LimitSettings, *, neural: NeuralSettings | None = None) -> None:
         self._limits = limits
+        self._neural = (neural or NeuralSettings()).model_dump(mode="json")
         self._child: _Child | None = _Child()  # it loads its libraries while the caller goes on
 
     @property
@@ -55,7 +56,7 @@ class Sandbox:
         """Measure part `part` of a video on the local disk, cut into parts of about `split_seconds` (0: one part)."""
         self._child = child = self._child or _Child()
         watch = _Watch(child.process.pid, self._limits)
-        limits = {"max_pixels": self._limits.max_pixels, "max_frames": self._limits.max_frames}
+        limits = {"max_pixels": self._limits.max_pixels, "max_frames": self._limits.max_frames, "neural": self._neural}
         try:
             child.send({"path": str(path), "part": part, "split_seconds": split_seconds, **limits})
             while True:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float
 
+from data_pipeline.neural_cuts import COLUMN
 from data_pipeline.recipe import ShotSettings
 
 _WINDOW = 2  # frames before and after that the adaptive detector averages, as PySceneDetect does
@@ -37,6 +38,8 @@ def find_shots(series: Mapping[str, np.ndarray], settings: ShotSettings) -> Shot
     gaps = np.flatnonzero(series["gap"])
     between = np.zeros(count, bool)
     candidates = dict.fromkeys(_without_flashes(_cuts(series, settings), series, settings.flash_seconds), 1)
+    if settings.neural.enabled:
+        candidates, between = _judged(candidates, series[COLUMN], threshold=settings.neural.threshold)
     if settings.fades or settings.detector == "threshold":
         for first, stop in _fades(series["brightness"], seconds, level=settings.fade_level):
             between[first:stop] = True
@@ -73,6 +76,28 @@ def _without_flashes(candidates: Iterable[int], series: Mapping[str, np.ndarray]
         undoes = (np.abs(light[first : index - 1] - after) < near).any()
         if abs(after - before) < _FLASH_STEP or not (undone or undoes):
             yield index
+
+
+def _judged(
+    candidates: Iterable[int], probability: Float[np.ndarray, " t"], *, threshold: float
+) -> tuple[dict[int, int], Bool[np.ndarray, " t"]]:
+    """The cuts that the network was not asked about or agrees with, and those it adds; the frames of gradual ones.
+
+    A probability belongs to the last frame of a shot; more than two frames in a row are a gradual change.
+    """
+    cuts, between = {}, np.zeros(len(probability), bool)
+    for index in candidates:
+        near = probability[max(0, index - 1 - _WINDOW) : index + _WINDOW]
+        if np.isnan(near).all() or np.nanmax(near) >= threshold:
+            cuts[index] = 1
+    sure = np.nan_to_num(probability) >= threshold
+    for first, stop in np.flatnonzero(np.diff(sure, prepend=False, append=False)).reshape(-1, 2):
+        gradual = stop - first > _WINDOW
+        if gradual:
+            between[first + 1 : stop] = True
+        if stop < len(probability) and not any(abs(stop - cut) <= _WINDOW + 1 for cut in cuts):
+            cuts[int(first + stop) // 2 + 1 if gradual else int(stop)] = 1
+    return cuts, between
 
 
 def _fades(

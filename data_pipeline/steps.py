@@ -78,7 +78,7 @@ def code_fingerprints(recipe: CurateRecipe, *, models: Mapping[str, Any]) -> dic
     """One per stage; `models` are those the latents come from."""
     deciding = (assess_step, buckets, closer, measured, clips, dataset, rules, shots, *DECIDING)
     return {
-        "analyse": analysis_fingerprint(),
+        "analyse": analysis_fingerprint(recipe.shots.neural),
         "decide": stage_fingerprint(deciding, None),
         **embedding_fingerprints(recipe.duplicates),
         **{f"{closer.STAGE}.{signal}": key for signal, key in closer.fingerprints(recipe.signals).items()},

@@ -11,7 +11,7 @@ from data_pipeline.analysis import Analysis
 from data_pipeline.failures import DAMAGED, ERROR, TOO_MANY_FRAMES, UNREADABLE
 from data_pipeline.measurements import MeasureJob, Measurements
 from data_pipeline.outcome import ABORTED, FAILED, OK, Outcome, to_row
-from data_pipeline.recipe import Bucket, LimitSettings
+from data_pipeline.recipe import Bucket, LimitSettings, NeuralSettings
 from data_pipeline.sandbox import Refused, Sandbox
 from groundwork.errors import MediaError, StorageError
 from groundwork.storage import open_storage
@@ -23,10 +23,18 @@ class AnalyseVideo:
     Decoding goes on in a process of its own, which costs its start once; this one only watches it.
     """
 
-    def __init__(self, *, out: str, fingerprint: str, split_seconds: float, limits: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        *,
+        out: str,
+        fingerprint: str,
+        split_seconds: float,
+        limits: dict[str, Any],
+        neural: dict[str, Any] | None = None,
+    ) -> None:
         self._measurements = Measurements(open_storage(out), fingerprint, split_seconds, limits)
         self._limits = LimitSettings.model_validate(limits)
-        self._sandbox = Sandbox(self._limits)
+        self._sandbox = Sandbox(self._limits, neural=NeuralSettings.model_validate(neural or {}))
 
     def __call__(self, row: dict[str, str]) -> dict[str, str]:
         job = MeasureJob(**json.loads(row["payload"]))

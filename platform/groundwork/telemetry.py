@@ -65,6 +65,11 @@ class Progress:
             self._bar.total = total
             self._bar.refresh()
 
+    def add_total(self, more: int) -> None:
+        """Say that there are more units than was known."""
+        if more:
+            self.set_total((self._total or 0) + more)
+
     def _line(self) -> None:
         self._last_line = time.monotonic()
         elapsed = self._last_line - self._started

@@ -85,7 +85,7 @@ def test_a_worker_measures_what_is_missing_and_joins_when_it_is_the_last(
     asked: list[int] = []
 
     class Fake:
-        def __init__(self, _: LimitSettings) -> None: ...
+        def __init__(self, _: LimitSettings, *, neural: object) -> None: ...
 
         def analyse(self, path: Path, *, split_seconds: float, part: int) -> Measured | Refused:
             assert (path, split_seconds) == (tmp_path / "a.mp4", 600.0)

@@ -119,9 +119,13 @@ def test_a_second_run_says_that_all_is_done(made: Made, mixed: Path, quick_recip
     assert content(out) == before
 
 
-def test_equal_runs_give_equal_bytes(made: Made, mixed: Path, quick_recipe: CurateRecipe, tmp_path: Path) -> None:
-    wider = quick_recipe.model_copy(update={"workers": quick_recipe.workers.model_copy(update={"analyse": 1})})
-    summary = curate(wider, inputs=[str(mixed)], out=str(tmp_path))
+def test_equal_runs_give_equal_bytes_however_the_work_is_divided(
+    made: Made, mixed: Path, quick_recipe: CurateRecipe, tmp_path: Path
+) -> None:
+    workers = quick_recipe.workers.model_copy(update={"analyse": 1})
+    decode = quick_recipe.decode.model_copy(update={"split_seconds": 3.0})
+    divided = quick_recipe.model_copy(update={"workers": workers, "decode": decode})
+    summary = curate(divided, inputs=[str(mixed)], out=str(tmp_path))
     assert summary["dataset_hash"] == made[1]["dataset_hash"]
     assert content(open_storage(tmp_path)) == content(made[0])
 

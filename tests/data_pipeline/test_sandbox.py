@@ -101,6 +101,8 @@ def test_a_crash_costs_one_film_and_the_next_finds_a_new_process(
 def test_the_process_ends_with_the_one_that_asked_for_it(endless: Path) -> None:
     orphaned = Sandbox(LimitSettings())
     assert orphaned._child is not None
-    orphaned._child.send({"path": str(endless), "part": 0, "split_seconds": 0.0, "max_pixels": 0, "max_frames": 0})
+    orphaned._child.send(
+        {"path": str(endless), "part": 0, "split_seconds": 0.0, "max_pixels": 0, "max_frames": 0, "neural": {}}
+    )
     orphaned._child.connection.close()
     assert orphaned._child.process.wait(timeout=60) == 0

@@ -25,7 +25,7 @@ def one_child() -> Iterator[None]:
     """All workers of this file share one decoding process: its start costs more than the tests."""
     sandbox = Sandbox(LimitSettings())
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("data_pipeline.workers.Sandbox", lambda _: sandbox)
+        patch.setattr("data_pipeline.workers.Sandbox", lambda _, **__: sandbox)
         yield
     sandbox.close()
 
