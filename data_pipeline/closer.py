@@ -24,6 +24,7 @@ from data_pipeline.signals import CLOSER_SCORES
 from groundwork import media
 from groundwork.errors import MediaError, RecipeError, StorageError
 from groundwork.storage import Storage, open_storage
+from groundwork.telemetry import get_logger
 
 STAGE = "closer"
 LONG_SIDE = 640
@@ -51,7 +52,7 @@ class CloserJob:
 
 def require(recipe: CurateRecipe) -> None:
     """Raises RecipeError or WeightsError, before anything is read, for a signal that cannot be measured here, and for a
-    rule on a score that the recipe does not switch on."""
+    rule that rejects all clips because the recipe does not switch its signal on; one that passes them on is told."""
     settings = recipe.signals
     if settings.text:
         from data_pipeline.signals import text
@@ -64,10 +65,10 @@ def require(recipe: CurateRecipe) -> None:
     for reason, rule in recipe.rules.items():
         for signal, names in CLOSER_SCORES.items():
             if rule.score in names and signal not in settings.closer:
-                raise RecipeError(
-                    f"rules.{reason}.score: {rule.score!r} is not measured, as signals.{signal} is off.",
-                    f"{_SWITCH[signal]}, or leave the rule out.",
-                )
+                told = f"rules.{reason}.score: {rule.score!r} is not measured, as signals.{signal} is off."
+                if rule.absent == "reject":
+                    raise RecipeError(told, f"{_SWITCH[signal]}, or leave the rule out.")
+                get_logger("curate").warning("%s The rule decides nothing. %s.", told, _SWITCH[signal])
 
 
 def fingerprints(settings: SignalSettings) -> dict[str, str]:

@@ -94,7 +94,7 @@ def duplicates(contents: Contents) -> str:
 
 def worst_files(contents: Contents) -> str:
     """Files that failed or are damaged, then those that lost the most footage. Empty when nothing was lost."""
-    lost: Counter[str] = Counter()
+    lost: dict[str, float] = defaultdict(float)
     reasons: dict[str, Counter[str]] = defaultdict(Counter)
     for item in contents.clips:
         if item.state != "kept":

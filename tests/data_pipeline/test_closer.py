@@ -90,10 +90,11 @@ def test_what_was_seen_decides_and_what_was_not_is_said(out: Storage) -> None:
     assert {item.absent["aesthetics"] for item in found.values()} == {"signals.aesthetics.weights is not set"}
 
 
-def test_a_rule_on_a_signal_that_is_off_is_an_error_before_the_run() -> None:
-    off = CurateRecipe(buckets=(BUCKET,), rules={"written": WRITTEN})
+def test_a_rule_that_would_reject_all_for_a_signal_that_is_off_is_an_error_before_the_run() -> None:
+    strict = WRITTEN.model_copy(update={"absent": "reject"})
     with pytest.raises(RecipeError, match=r"rules\.written\.score.*signals\.text is off"):
-        require(off)
+        require(CurateRecipe(buckets=(BUCKET,), rules={"written": strict}))
+    require(CurateRecipe(buckets=(BUCKET,), rules={"written": WRITTEN}))  # passes clips on, and is told
     with pytest.raises(WeightsError, match=r"config\.json"):
         require(CurateRecipe(buckets=(BUCKET,), signals=SignalSettings(aesthetics=AestheticsSettings(weights="no"))))
 
