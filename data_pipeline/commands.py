@@ -17,7 +17,8 @@ class RunOptions(RayOptions):
     """Where the footage comes from and where the dataset goes."""
 
     input: Repeatable = ()
-    """Folder, file or glob with footage, on disk or at s3://, gs://; may be given several times."""
+    """Folder, file, glob or manifest (CSV, JSON lines, Parquet with a column `uri`), on disk, at s3://, gs:// or http://;
+    may be given several times."""
     out: str = ""
     """Dataset folder or URI. Default: datasets/<name of the recipe>."""
 
@@ -69,7 +70,8 @@ class PlanOptions(Options):
     """What is to be curated, where to, and what experience there is."""
 
     input: Repeatable = ()
-    """Folder, file or glob with footage, on disk or at s3://, gs://; may be given several times."""
+    """Folder, file, glob or manifest (CSV, JSON lines, Parquet with a column `uri`), on disk, at s3://, gs:// or http://;
+    may be given several times."""
     out: str = ""
     """Where the dataset would go: its free space is looked up. Default: datasets/<name of the recipe>."""
     like: str = ""

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import json
-import logging
 import time
-import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-import ray
 import ray.data
-from ray.data import ActorPoolStrategy, DataContext
-from ray.util.annotations import RayDeprecationWarning
+from ray.data import ActorPoolStrategy
 
 from data_pipeline import neural_cuts
 from data_pipeline.assess import AssessedClip, known_scores
@@ -44,8 +40,8 @@ from data_pipeline.steps import (
     summary,
 )
 from data_pipeline.workers import AnalyseVideo, EncodeClips
-from groundwork.errors import RunError, StorageError
-from groundwork.ray_session import ray_session
+from groundwork.errors import StorageError
+from groundwork.ray_session import data_context, ray_session, room_for
 from groundwork.run_lock import only_run
 from groundwork.storage import open_storage
 from groundwork.telemetry import Progress, get_logger
@@ -195,8 +191,8 @@ class Stages:
         most = min(workers.encode if encoding else workers.analyse, len(rows))
         least = min(workers.at_least, most)
         gpus = workers.encode_gpus if encoding else 0.0
-        room = _room(cpus=workers.cpus, gpus=gpus, least=least)
-        with _data_context():
+        room = room_for(cpus=workers.cpus, gpus=gpus, least=least)
+        with data_context(stuck_seconds=_STUCK_SECONDS):
             dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
             done = (dataset.flat_map if by_clip else dataset.map)(
                 worker,
@@ -259,44 +255,3 @@ def _progress(label: str, *, total: int, done: int, unit: str) -> Progress:
 
 def _crash(key: str) -> Outcome:
     return Outcome(key, FAILED, CRASHED, "the worker process died on this row, twice")
-
-
-def _room(*, cpus: float, gpus: float, least: int) -> int:
-    """How many workers the cluster can hold. Ray waits for ever for what it does not have: that is looked up first."""
-    have = ray.cluster_resources()
-    room = []
-    for name, wanted in (("CPU", cpus), ("GPU", gpus)):
-        if wanted:
-            room.append(int(have.get(name, 0.0) / wanted + 1e-6))
-            if room[-1] < least:
-                raise RunError(
-                    f"{least} workers ask for {least * wanted:g} {name}, and Ray has {have.get(name, 0.0):g}.",
-                    "Lower --workers.cpus, --workers.encode-gpus or --workers.at-least.",
-                )
-    return min(room)
-
-
-@contextmanager
-def _data_context() -> Iterator[None]:
-    """Settings that Ray Data copies into a dataset when it is created."""
-    context = DataContext.get_current()
-    names = {
-        "max_errored_blocks": -1,
-        "execution_no_progress_timeout_s": _STUCK_SECONDS,
-        "enable_progress_bars": False,
-        "use_datasource_v2": False,
-    }
-    before = {name: getattr(context, name) for name in names}
-    for name, value in names.items():
-        setattr(context, name, value)
-    for handler in logging.getLogger("ray.data").handlers:
-        if not isinstance(handler, logging.FileHandler):
-            handler.setLevel(logging.ERROR)  # its log file keeps everything; people see our own progress
-    try:
-        with warnings.catch_warnings():
-            # Ray 2.60 offers no other way to say max_task_retries; the version is pinned.
-            warnings.simplefilter("ignore", RayDeprecationWarning)
-            yield
-    finally:
-        for name, value in before.items():
-            setattr(context, name, value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import os
 import secrets
 import shutil
@@ -10,6 +11,7 @@ import signal
 import socket
 import tempfile
 import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -149,6 +151,56 @@ def _probe(address: str) -> None:
     except OSError as error:
         hint = "Start it (ray start --head …), or leave --address out for an embedded Ray."
         raise RunError(f"No Ray answers at {address}: {error}", hint) from error
+
+
+def room_for(*, cpus: float, gpus: float, least: int) -> int:
+    """How many workers of so many CPUs and GPUs each the cluster can hold; Ray must be connected.
+
+    Raises RunError when that is fewer than `least`: Ray would wait for ever for what it does not have.
+    """
+    import ray
+
+    have = ray.cluster_resources()
+    room = []
+    for name, wanted in (("CPU", cpus), ("GPU", gpus)):
+        if wanted:
+            room.append(int(have.get(name, 0.0) / wanted + 1e-6))
+            if room[-1] < least:
+                raise RunError(
+                    f"{least} workers ask for {least * wanted:g} {name}, and Ray has {have.get(name, 0.0):g}.",
+                    "Lower --workers.cpus, --workers.encode-gpus or --workers.at-least.",
+                )
+    return min(room)
+
+
+@contextmanager
+def data_context(*, stuck_seconds: float) -> Iterator[None]:
+    """Ray Data's settings, which it copies into a dataset when that is created: a block that fails costs that block,
+    and no block finishing for so many seconds is an error."""
+    from ray.data import DataContext
+    from ray.util.annotations import RayDeprecationWarning
+
+    context = DataContext.get_current()
+    names = {
+        "max_errored_blocks": -1,
+        "execution_no_progress_timeout_s": stuck_seconds,
+        "enable_progress_bars": False,
+        "use_datasource_v2": False,
+    }
+    before = {name: getattr(context, name) for name in names}
+    for name, value in names.items():
+        setattr(context, name, value)
+    for handler in logging.getLogger("ray.data").handlers:
+        if not isinstance(handler, logging.FileHandler):
+            handler.setLevel(logging.ERROR)  # its log file keeps everything; people see our own progress
+    try:
+        with warnings.catch_warnings():
+            # Ray 2.60 offers no other way to say max_task_retries; the version is pinned.
+            warnings.simplefilter("ignore", RayDeprecationWarning)
+            yield
+    finally:
+        for name, value in before.items():
+            setattr(context, name, value)
 
 
 def _has_gpu() -> bool:
