@@ -49,10 +49,11 @@ class Contender:
 
 @dataclass(frozen=True)
 class Cost:
-    """CPU seconds on the films, of the start alone, and peak memory."""
+    """CPU seconds on the films, of the start alone; what the films add by kind of process; peak memory."""
 
     cpu_seconds: float
     start_seconds: float
+    grown_by_kind: dict[str, float]
     peak_bytes: int
 
 
@@ -109,17 +110,20 @@ def run(contender: Contender, films: Sequence[str], options: argparse.Namespace)
         if options.tools:
             environment["PATH"] = f"{options.tools}{os.pathsep}{environment['PATH']}"
         made = [measure(c, cwd=ROOT, environment=environment) for c in contender.commands(films, Path(name))]
-        return Measured(sum(m.cpu_seconds for m in made), max(m.peak_bytes for m in made), "")
+        kinds = {kind: sum(m.by_kind[kind] for m in made) for kind in made[0].by_kind}
+        return Measured(sum(m.cpu_seconds for m in made), kinds, max(m.peak_bytes for m in made))
 
 
 def costs(options: argparse.Namespace, tiny: Sequence[Path], films: Sequence[Path]) -> dict[str, Cost]:
     """Round by round, each contender in turn; medians."""
     starts: dict[str, list[float]] = {}
+    begun: dict[str, Measured] = {}
     totals: dict[str, list[Measured]] = {}
     for _ in range(options.rounds):
         for contender in contenders(options):
             begin = [str(film) for film in tiny]
-            start = run(contender, begin, options).cpu_seconds
+            begun[contender.name] = run(contender, begin, options)
+            start = begun[contender.name].cpu_seconds
             whole = run(contender, [*begin, *(str(film) for film in films)], options)
             # One command per film: each film of the longer run pays for its start again.
             start *= (len(begin) + len(films)) / len(begin) if contender.per_film else 1
@@ -130,6 +134,7 @@ def costs(options: argparse.Namespace, tiny: Sequence[Path], films: Sequence[Pat
         name: Cost(
             statistics.median(one.cpu_seconds for one in totals[name]),
             statistics.median(starts[name]),
+            {kind: round(own - begun[name].by_kind[kind], 2) for kind, own in totals[name][-1].by_kind.items()},
             max(one.peak_bytes for one in totals[name]),
         )
         for name in totals
@@ -184,6 +189,7 @@ def overhead(found: dict[str, Cost]) -> dict[str, float]:
     grown = {name: found[name].cpu_seconds - found[name].start_seconds for name in ("ours", "analyse", "bare")}
     return {
         "ray_and_rows_over_loop": round(grown["ours"] / grown["analyse"] - 1, 4),
+        "decoding_process_over_loop": round(found["ours"].grown_by_kind["decoding"] / grown["analyse"] - 1, 4),
         "signals_over_bare_decode": round(grown["analyse"] / grown["bare"] - 1, 4),
         "ours_start_cpu_seconds": round(found["ours"].start_seconds, 1),
     }
@@ -212,6 +218,7 @@ def main() -> None:
                 name: {
                     "cpu_seconds": round(cost.cpu_seconds, 2),
                     "start_cpu_seconds": round(cost.start_seconds, 2),
+                    "grown_by_kind": cost.grown_by_kind,
                     "peak_mib": cost.peak_bytes >> 20,
                 }
                 for name, cost in found.items()

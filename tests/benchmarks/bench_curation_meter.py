@@ -21,15 +21,24 @@ import psutil
 
 _SUBREAPER = 36  # PR_SET_CHILD_SUBREAPER
 _SECONDS_BETWEEN = 0.2
+COMMAND = "command"
+KINDS = {
+    "decoding": ("data_pipeline.decode_child",),
+    "ray workers": ("ray::Map", "MapWorker", "EncodeClips", "CutClips"),
+    "ray itself": ("ray::", "raylet", "gcs_server", "default_worker.py", "/ray/"),
+    COMMAND: (),
+}
+Seen = dict[tuple[int, float], tuple[float, str]]
 
 
 @dataclass(frozen=True)
 class Measured:
-    """CPU seconds (user and system), the largest sum of resident bytes seen, and standard output."""
+    """CPU seconds (user and system), how the sampled part of them falls on kinds of processes, and the largest sum of
+    resident bytes seen."""
 
     cpu_seconds: float
+    by_kind: dict[str, float]
     peak_bytes: int
-    output: str
 
 
 def measure(command: Sequence[str], *, cwd: Path, environment: Mapping[str, str]) -> Measured:
@@ -37,7 +46,7 @@ def measure(command: Sequence[str], *, cwd: Path, environment: Mapping[str, str]
     ctypes.CDLL(None).prctl(_SUBREAPER, 1, 0, 0, 0)
     before = _waited_for()
     known = {child.pid for child in psutil.Process().children(recursive=True)}
-    seen: dict[tuple[int, float], float] = {}
+    seen: Seen = {}
     peak = 0
     done = threading.Event()
     process = subprocess.Popen(
@@ -51,22 +60,28 @@ def measure(command: Sequence[str], *, cwd: Path, environment: Mapping[str, str]
 
     watcher = threading.Thread(target=watch)
     watcher.start()
-    output, errors = process.communicate()
+    _, errors = process.communicate()
     _wait_for_orphans(known)
     done.set()
     watcher.join()
     if process.returncode:
         raise RuntimeError(f"{' '.join(command[:4])} … ended with {process.returncode}:\n{errors[-2000:]}")
-    return Measured(max(_waited_for() - before, sum(seen.values())), peak, output)
+    by_kind = {kind: round(sum(own for own, its in seen.values() if its == kind), 2) for kind in KINDS}
+    return Measured(max(_waited_for() - before, sum(own for own, _ in seen.values())), by_kind, peak)
 
 
-def _read_tree(seen: dict[tuple[int, float], float], known: set[int]) -> int:
+def _kind(command: str) -> str:
+    """What a process is for; Ray's workers name themselves after they have started."""
+    return next((kind for kind, words in KINDS.items() if any(word in command for word in words)), COMMAND)
+
+
+def _read_tree(seen: Seen, known: set[int]) -> int:
     resident = 0
     for child in psutil.Process().children(recursive=True):
         if child.pid not in known:
             try:
                 times = child.cpu_times()
-                seen[child.pid, child.create_time()] = times.user + times.system
+                seen[child.pid, child.create_time()] = (times.user + times.system, _kind(" ".join(child.cmdline())))
                 resident += child.memory_info().rss
             except psutil.Error:
                 continue
