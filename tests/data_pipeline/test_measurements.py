@@ -27,7 +27,9 @@ FIRST = MeasureJob("a", "/films", "a.mp4")
 
 def piece(part: int, *, rows: int = 3) -> Analysis:
     pts = np.arange(rows) + 10 * part
-    frames = pa.table({"pts": pts, "seconds": pts / 25, "gap": np.zeros(rows, bool), "thumbnail": pa.array([b""] * rows)})
+    frames = pa.table(
+        {"pts": pts, "seconds": pts / 25, "gap": np.zeros(rows, bool), "thumbnail": pa.array([b""] * rows)}
+    )
     return Analysis(Header("mov", "h264", 25.0, 9.0, 64, 48, 1, 25), frames, 10.0 + part, {"motion": 1.0})
 
 
