@@ -24,6 +24,8 @@ SHOTS: dict[str, tuple[tuple[int, int], ...]] = {
     "dog_fetch_720p.mp4": ((0, 80), (140, 220)),
     "football_juggle_720p.mp4": ((0, 80), (120, 200)),
 }
+UNBROKEN = ("coffee_pour_720p.mp4", "cup_rotating_480p.mp4", "dog_fetch_720p.mp4", "football_juggle_720p.mp4")
+"""Films without a cut: their shots above are two moments before one camera."""
 MAX_FRAMES = 80
 CACHED_SHORT_SIDE = 360
 _WINDOW = 0.7
@@ -46,6 +48,12 @@ def all_takes(films: Sequence[str]) -> list[Take]:
         for film in sorted(films)
         for first, stop in SHOTS[film]
     ]
+
+
+def scene(take: str) -> str:
+    """What a take, by its name, shows, in whatever turn, window or moment."""
+    film, shot, _ = take.split(":")
+    return film if film in UNBROKEN else f"{film}:{shot}"
 
 
 class Reel:

@@ -13,6 +13,7 @@ import numpy as np
 
 from groundwork.storage import Storage
 
+from .footage import scene
 from .graded import CLEAN, DISSOLVE, FADE_BLACK, FADE_WHITE, HARD, JUMP_CUT
 
 Row = Mapping[str, Any]
@@ -234,7 +235,7 @@ def copy_figures(spans: Sequence[Span], files: Rows, groups: Mapping[str, str]) 
     """Pairs of clips of two files that `groups` (clip_id → group of near-duplicates) joins, or should.
 
     A pair is a copy when one file was made from the other and both clips show the same moments, for a good part of the
-    shorter. Clips of one shot of footage that were not copied from each other count as neither, flat pictures too.
+    shorter. Clips of one scene of footage that were not copied from each other count as neither, flat pictures too.
     """
     group_of = {row["file"]: row["group"] for row in files}
     kind_of = {row["file"]: row["copy_kind"] for row in files}
@@ -251,7 +252,7 @@ def copy_figures(spans: Sequence[Span], files: Rows, groups: Mapping[str, str]) 
             counts["hit" if joined else "missed"] += 1
             if not joined:
                 missed[" / ".join(sorted((kind_of[left.file] or "original", kind_of[right.file] or "original")))] += 1
-        elif joined and left.take.rpartition(":")[0] != right.take.rpartition(":")[0]:
+        elif joined and scene(left.take) != scene(right.take):
             counts["wrong"] += 1
             missed[f"wrong: {left.file} / {right.file}"] += 1
     return {**rates(counts["hit"], counts["wrong"], counts["missed"]), "missed_or_wrong": dict(missed.most_common(8))}
