@@ -14,6 +14,7 @@ from data_pipeline.signals.palette import COLOURS, colour_shares
 from groundwork.media import read_frames
 from tests.support.signals import FPS, scores
 
+
 @pytest.fixture(scope="module")
 def city(footage: Path) -> np.ndarray:
     return np.stack([f.image for f in read_frames(footage / "city.mpg", stop_seconds=0.6, short_side=256)])
