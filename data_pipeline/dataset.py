@@ -49,7 +49,7 @@ _PART = "part-00000.parquet"
 class Curated:
     """Everything decided about a set of sources. `headers` of readable videos, `failed_videos` by video_id,
     `failed_clips` by clip_id; `damage`: by video_id, where readable videos are damaged; `duplicates`:
-    groups of copies."""
+    groups of copies; `failed_looks` by clip_id: closer looks that gave no score."""
 
     sources: Sequence[Source]
     headers: Mapping[str, Header]
@@ -58,6 +58,7 @@ class Curated:
     failed_clips: Mapping[str, Outcome]
     damage: Mapping[str, str] = field(default_factory=dict)
     duplicates: Sequence[Duplicate] = ()
+    failed_looks: Mapping[str, Outcome] = field(default_factory=dict)
 
     def state(self, item: AssessedClip) -> str:
         """kept, rejected or failed."""

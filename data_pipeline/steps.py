@@ -130,7 +130,8 @@ def conclude(run: Run, curated: Curated, looks: Mapping[str, Outcome]) -> Curate
         if source.video_id in curated.headers
     }
     found, duplicates = drop_duplicates(run.out, found, run.recipe.duplicates, bits_per_second=bits)
-    return replace(curated, clips=limit(found, max_clips=run.recipe.clips.max_clips), duplicates=duplicates)
+    limited = limit(found, max_clips=run.recipe.clips.max_clips)
+    return replace(curated, clips=limited, duplicates=duplicates, failed_looks=looks)
 
 
 def encode_jobs(
@@ -186,13 +187,13 @@ def publish(run: Run, curated: Curated, jobs: Mapping[str, EncodeJob], cuts: Map
     cut = write_media_table(out, {key: job for key, job in cuts.items() if key not in curated.failed_clips})
     drop_stale(out, [*paths, *cut])
     run.clock.lap("publish")
-    outcomes = [*curated.failed_videos.values(), *curated.failed_clips.values()]
+    failures = (curated.failed_videos, curated.failed_clips, curated.failed_looks)
     manifest = {
         **build_manifest(out, curated, recipe, paths=paths, shards=shards, known=cut),
         "code": {"version": code_version(), **run.code},
         "models": run.models,
         "run_key": run.key,
-        "retry": sum(not outcome.lasting for outcome in outcomes),
+        "retry": sum(not outcome.lasting for failed in failures for outcome in failed.values()),
         "seconds": run.clock.seconds,
     }
     write_report(out.uri, manifest=manifest)

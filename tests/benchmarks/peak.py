@@ -1,4 +1,4 @@
-"""The most memory that a call holds beyond what was there before it; for a fresh process, where nothing is freed yet."""
+"""The most memory that a call holds beyond what was there before; for a fresh process, where nothing is freed yet."""
 
 from __future__ import annotations
 

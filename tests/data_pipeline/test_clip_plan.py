@@ -56,6 +56,25 @@ def test_every_clip_lies_in_one_shot_and_holds_all_its_instants(fps: float, leng
         assert any(first <= span.start and span.stop <= stop for span in spans), "every shot is accounted for"
 
 
+def test_a_stride_begins_clips_at_fixed_times_also_where_they_overlap() -> None:
+    spans = list(plan_clips(timeline(150, []), ClipSettings(stride_seconds=1.0, trim_frames=0), [LONG, SHORT], **SIZE))
+    assert [span.start for span in spans] == [0, 25, 50, 75, 100]
+    assert [span.bucket.num_frames for span in spans if span.bucket] == [17, 17, 17, 17, 9]
+    assert spans[0].stop > spans[1].start
+
+
+def test_shots_shorter_than_the_least_length_give_no_clip_but_a_row() -> None:
+    plan = ClipSettings(min_seconds=3.0, trim_frames=0)
+    spans = list(plan_clips(timeline(150, [60]), plan, [LONG, SHORT], **SIZE))
+    assert [(span.start, span.stop, span.bucket is None) for span in spans][0] == (0, 60, True)
+    assert all(span.bucket is not None for span in spans[1:])
+
+
+def test_clips_are_no_longer_than_the_greatest_length() -> None:
+    spans = list(plan_clips(timeline(150, []), ClipSettings(max_seconds=1.5, trim_frames=0), [LONG, SHORT], **SIZE))
+    assert {span.bucket.num_frames for span in spans if span.bucket} == {9}
+
+
 def test_a_shot_one_instant_too_short_has_no_bucket() -> None:
     assert choose_bucket([SHORT], seconds=1.0, fps=8, height=96, width=144) is None
     assert choose_bucket([SHORT], seconds=1.001, fps=8, height=96, width=144) == SHORT
