@@ -87,6 +87,7 @@ def measure(args: argparse.Namespace, *, dtype_name: str, operation: str) -> dic
     both = calls(args, dtype=dtype, operation=operation)
     with FlopCounterMode(display=False) as counter:
         both["diffusers"]()  # also its warm-up
+    both["ours"]()
     times: dict[str, list[float]] = {side: [] for side in both}
     for _ in range(args.rounds):
         for side, call in both.items():
