@@ -63,6 +63,10 @@ def test_clips_of_real_films_get_captions_of_their_own(footage: Path, quick_reci
         if item.caption
     ]
     assert len(texts) == 5
+    for text in texts:  # the paper's rules for captions
+        assert len(text.split()) <= 100
+        assert "video" not in text.lower()
+        assert "\n" not in text
     assert len(set(texts)) == 5
     assert all("teal" in text or "blue" in text for text in texts[:3])
     assert all("green" in text for text in texts[3:])
