@@ -7,7 +7,7 @@ from typing import Any
 
 from data_pipeline.policy import shipped_policies
 from data_pipeline.recipe import RECIPES, CurateRecipe
-from groundwork.commands import Command, Options, RayOptions, Recipes, Repeatable, not_built
+from groundwork.commands import Command, Options, RayOptions, Recipes, Repeatable, named_command, not_built
 from groundwork.config import shipped_recipes
 from groundwork.errors import UsageError
 from groundwork.telemetry import get_logger
@@ -284,10 +284,12 @@ _FIRST_WORDS = {
 
 def with_flags(argv: Sequence[str]) -> list[str]:
     """`replay DATASET …` → `replay --dataset DATASET …`."""
-    if not argv:
-        return []
-    command, rest, flags = argv[0], list(argv[1:]), list[str]()
-    for name in _FIRST_WORDS.get(command, ()):
+    chosen = named_command(COMMANDS, argv)
+    if chosen is None:
+        return list(argv)
+    words = chosen.name.split()
+    rest, flags = list(argv[len(words) :]), list[str]()
+    for name in _FIRST_WORDS.get(chosen.name, ()):
         if rest and not rest[0].startswith("-"):
             flags += [f"--{name}", rest.pop(0)]
-    return [command, *flags, *rest]
+    return [*words, *flags, *rest]

@@ -53,6 +53,7 @@ class Command:
     """One command: `run(options)` or `run(options, recipe)` returns what `--json` prints; `text` renders it."""
 
     name: str
+    """One word, or two: `label train` is another command than `label`, whose first argument then cannot be `train`."""
     summary: str
     options: type[Options]
     run: Callable[..., Any]
@@ -82,11 +83,16 @@ def run_command_line(
     if not argv or argv[0] in ("-h", "--help"):
         print(_overview(program, summaries))
         return 0 if argv else EXIT_USAGE
-    chosen = next((command for command in commands if command.name == argv[0]), None)
+    chosen = named_command(commands, argv)
     if chosen is None:
-        known = ", ".join(summaries)
-        return report_error(UsageError(f"{program} has no command {argv[0]!r}.", f"Commands: {known}."))
-    return guarded(lambda: _run(program, chosen, list(argv[1:])))
+        return report_error(_unknown(program, summaries, argv))
+    return guarded(lambda: _run(program, chosen, list(argv[len(chosen.name.split()) :])))
+
+
+def named_command(commands: Sequence[Command], argv: Sequence[str]) -> Command | None:
+    """The command whose name `argv` opens with; of `label` and `label train` the longer one that fits."""
+    fitting = [command for command in commands if (words := command.name.split()) == list(argv[: len(words)])]
+    return max(fitting, key=lambda command: len(command.name.split()), default=None)
 
 
 def guarded(body: Callable[[], int]) -> int:
@@ -152,6 +158,13 @@ def _parse(program: str, command: Command, argv: list[str]) -> tuple[Any, ...]:
 
 def _has_required(options: type[Options]) -> bool:
     return any(field.is_required() for field in options.model_fields.values())
+
+
+def _unknown(program: str, summaries: Mapping[str, str], argv: Sequence[str]) -> UsageError:
+    longer = [name for name in summaries if name.startswith(f"{argv[0]} ")]
+    if longer:
+        return UsageError(f"{program} {argv[0]} needs a second word.", f"Commands: {', '.join(longer)}.")
+    return UsageError(f"{program} has no command {argv[0]!r}.", f"Commands: {', '.join(summaries)}.")
 
 
 def _overview(program: str, summaries: Mapping[str, str]) -> str:

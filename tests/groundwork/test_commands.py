@@ -96,3 +96,15 @@ def test_a_wrong_flag_ends_with_2(commands: list[Command], words: list[str]) -> 
     with pytest.raises(SystemExit) as ended:
         run_command_line("prog", commands, words)
     assert ended.value.code == 2
+
+
+def test_a_second_word_chooses_a_command_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    def say(word: str) -> Command:
+        return Command(word, word, Options, lambda _: word, text=str)
+
+    commands = [say("label"), say("label train"), say("captioner train")]
+    for name in ("label", "label train", "captioner train"):
+        assert run_command_line("prog", commands, name.split()) == 0
+        assert capsys.readouterr().out == f"{name}\n"
+    assert run_command_line("prog", commands, ["captioner"]) == 2
+    assert "prog captioner needs a second word.\n" in capsys.readouterr().err
