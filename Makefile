@@ -5,6 +5,8 @@ OUT    ?= demo
 PRESET ?= toy
 VIDEOS ?=
 PROMPT ?=
+# Processes that run tests side by side; each may start a Ray of its own.
+TESTERS ?= 2
 
 BIN     := $(VENV)/bin
 # DeepSpeed must not compile an operation; its setup looks for the torch that is installed already.
@@ -43,7 +45,7 @@ demo: $(RUNTIME) ## real footage → dataset → trained model → a video over 
 
 test: $(TESTING) ## the whole suite, in two passes: everything, then torch.compile
 	@$(BIN)/python -m pytest -m 'compile' --no-header -q
-	@$(BIN)/python -m pytest -m 'not compile' --no-header
+	@$(BIN)/python -m pytest -m 'not compile' --no-header -n $(TESTERS) --dist loadfile
 
 check: $(TESTING) ## lint, types, who imports whom, sizes of files and functions
 	@$(BIN)/ruff check .

@@ -60,11 +60,14 @@ def convolve(
     """The convolution of ``conv`` at stride 1 with another zero padding, in ``inputs``' type."""
     if padding == (0, 0, 0) and winograd.suits(inputs, conv):
         return winograd.convolve(inputs, conv)
-    weight = conv.weight.to(inputs.dtype)
-    bias = None if conv.bias is None else conv.bias.to(inputs.dtype)
-    if inputs.device.type == "cpu" and torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+    on_cpu = inputs.device.type == "cpu" and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    # oneDNN refuses half precision on processors without AVX-512.
+    dtype = compute_dtype(inputs) if on_cpu else inputs.dtype
+    weight = conv.weight.to(dtype)
+    bias = None if conv.bias is None else conv.bias.to(dtype)
+    if on_cpu:
         ones = (1, 1, 1)
-        return torch.mkldnn_convolution(inputs, weight, bias, padding, ones, ones, 1)
+        return torch.mkldnn_convolution(inputs.to(dtype), weight, bias, padding, ones, ones, 1).to(inputs.dtype)
     return F.conv3d(inputs, weight, bias, padding=padding)
 
 
