@@ -11,6 +11,7 @@ from typing import Any
 import av
 import numpy as np
 
+from groundwork import colour
 from groundwork.container import opened, pictures
 from groundwork.cut_plan import CannotCopy, Plan, Unit, plan_copy
 from groundwork.errors import MediaError
@@ -194,9 +195,8 @@ def _configure(encoder: Any, picture: Any, stream: Any) -> None:
         shape = Fraction(context.sample_aspect_ratio)
         turned = picture.width != context.width and picture.height != context.height
         encoder.sample_aspect_ratio = 1 / shape if turned else shape
-    if picture.format.name == context.pix_fmt:
-        for name in ("color_range", "color_primaries", "color_trc", "colorspace"):
-            setattr(encoder, name, getattr(context, name))
+    for name in ("color_range", "color_primaries", "color_trc", "colorspace"):
+        setattr(encoder, name, getattr(picture, name))
     encoder.thread_count = 1
 
 
@@ -236,9 +236,9 @@ def _upright(picture: Any) -> Any:
     turns = (int(picture.rotation) // 90) % 4
     if picture.format.name in _encodable() and not turns and picture.width % 2 == 0 and picture.height % 2 == 0:
         return picture
-    image = np.rot90(picture.to_ndarray(format="rgb24"), turns)
-    even = image[: image.shape[0] // 2 * 2, : image.shape[1] // 2 * 2]
-    turned = av.VideoFrame.from_ndarray(np.ascontiguousarray(even), format="rgb24").reformat(format="yuv420p")
+    image = colour.to_rgb(picture, height=picture.height, width=picture.width, quality=colour.EXACT)
+    upright = np.rot90(image, turns)
+    turned = colour.from_rgb(upright[: upright.shape[0] // 2 * 2, : upright.shape[1] // 2 * 2])
     turned.pts = picture.pts
     return turned
 
