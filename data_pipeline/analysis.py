@@ -24,7 +24,7 @@ from data_pipeline.recipe import NeuralSettings
 from data_pipeline.signals import CODE, Series, measuring
 from data_pipeline.signals.measuring import Measuring
 from data_pipeline.signals.picture import ANALYSIS_SHORT_SIDE, Picture, shrink
-from groundwork import container, media
+from groundwork import colour, container, media
 from groundwork.errors import MediaError, TooLongError
 
 THUMBNAIL_SECONDS = 0.5
@@ -97,7 +97,7 @@ def analysis_fingerprint(neural: NeuralSettings) -> str:
     """Key of what `analyse` makes: its code (this file, change, signals, decoder), and when the network is asked."""
     import data_pipeline.analysis as own
 
-    code: tuple[ModuleType, ...] = (own, change, container, media, measuring, *CODE)
+    code: tuple[ModuleType, ...] = (own, change, colour, container, media, measuring, *CODE)
     if not neural.enabled:
         return stage_fingerprint(code, None)
     asked = neural.model_dump(mode="json", exclude={"threshold"})

@@ -8,6 +8,10 @@ from collections.abc import Sequence
 from data_pipeline.recipe import Bucket, ClipSettings
 from groundwork.errors import RecipeError
 
+_MARGIN_SECONDS = 1e-3
+"""The last instant lies before the shot's end by what `groundwork.instants` forgives, so that no frame of the next shot
+is ever taken."""
+
 
 def needed_seconds(num_frames: int, *, fps: float) -> float:
     """From the first sampled instant to the last: what a shot must hold at least."""
@@ -32,7 +36,7 @@ def shortest_seconds(buckets: Sequence[Bucket], settings: ClipSettings) -> float
 def choose_bucket(buckets: Sequence[Bucket], *, seconds: float, fps: float, height: int, width: int) -> Bucket | None:
     """The bucket of the longest clip that fits into `seconds`; of equal lengths the one of nearest aspect ratio, then
     of most pixels. None when even the shortest does not fit."""
-    fitting = [bucket for bucket in buckets if needed_seconds(bucket.num_frames, fps=fps) < seconds]
+    fitting = [bucket for bucket in buckets if needed_seconds(bucket.num_frames, fps=fps) < seconds - _MARGIN_SECONDS]
     if not fitting:
         return None
 

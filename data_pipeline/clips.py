@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -97,18 +98,19 @@ def _cut(
 
 
 def end_seconds(timeline: Timeline, stop: int) -> float:
-    """When the frame before `stop` leaves the display."""
+    """When the frame before `stop` leaves the display; the film's last one stays no longer than the one before it."""
     if stop < len(timeline.seconds):
         return float(timeline.seconds[stop])
-    return float(timeline.seconds[-1]) + timeline.frame_seconds()
+    before = timeline.seconds[-1] - timeline.seconds[-2] if len(timeline.seconds) > 1 else math.inf
+    return float(timeline.seconds[-1]) + min(timeline.frame_seconds(), float(before))
 
 
 def end_pts(timeline: Timeline, stop: int) -> int:
     """The exclusive end of a span in time stamps."""
     if stop < len(timeline.pts):
         return int(timeline.pts[stop])
-    step = int(np.median(np.diff(timeline.pts))) if len(timeline.pts) > 1 else 1
-    return int(timeline.pts[-1]) + max(1, step)
+    steps = np.diff(timeline.pts)
+    return int(timeline.pts[-1]) + (max(1, min(int(np.median(steps)), int(steps[-1]))) if len(steps) else 1)
 
 
 def clip_id(video_id: str, *, start_pts: int, stop_pts: int, time_base: tuple[int, int]) -> str:

@@ -15,7 +15,7 @@ from data_pipeline.failures import DAMAGED, ERROR, UNREADABLE
 from data_pipeline.fingerprint import short_hash, stage_fingerprint
 from data_pipeline.outcome import ABORTED, FAILED, OK, Outcome, to_row
 from data_pipeline.recipe import Bucket, MediaSettings
-from groundwork import container, cut_plan, cutting, h264, media
+from groundwork import colour, container, cut_plan, cutting, h264, instants, media
 from groundwork.cut_plan import CannotCopy
 from groundwork.errors import MediaError, StorageError
 from groundwork.records import MediaFile, from_table, to_table
@@ -66,7 +66,7 @@ def cut_fingerprint(settings: MediaSettings) -> str:
     """Key of what cutting makes: its code and settings."""
     import data_pipeline.cut as own
 
-    code: tuple[ModuleType, ...] = (own, container, cut_plan, cutting, h264, media)
+    code: tuple[ModuleType, ...] = (own, colour, container, cut_plan, cutting, h264, instants, media)
     return stage_fingerprint(code, settings.model_dump(mode="json", exclude={"verify"}))
 
 

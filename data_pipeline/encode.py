@@ -21,7 +21,7 @@ from cogvideox.variants import VARIANTS, Variant
 from cogvideox.weights import load_autoencoder, load_text_encoder, toy_autoencoder_folder
 from data_pipeline.fingerprint import short_hash, stage_fingerprint
 from data_pipeline.recipe import Bucket
-from groundwork import container, media
+from groundwork import colour, container, instants, media
 from groundwork.errors import RecipeError
 from groundwork.records import Latent
 from groundwork.storage import open_storage
@@ -138,7 +138,8 @@ def encode_fingerprint(variant_name: str, *, models: Mapping[str, Any]) -> str:
     """Key of what `ClipEncoder` makes: its code, the autoencoder's code, and the models used."""
     import data_pipeline.encode as own
 
-    code: tuple[ModuleType, ...] = (own, container, media, encoder, layers, model, posterior, shape, stream)
+    decoding = (colour, container, instants, media)
+    code: tuple[ModuleType, ...] = (own, *decoding, encoder, layers, model, posterior, shape, stream)
     return stage_fingerprint(code, [variant_name, models])
 
 

@@ -15,10 +15,14 @@ import cv2
 import numpy as np
 from jaxtyping import UInt8
 
+from groundwork import colour
 from groundwork.container import OnDamage, display_size, opened, pictures
 from groundwork.errors import MediaError, TooLargeError
+from groundwork.instants import Instants, exact_rate
 
 Frames = UInt8[np.ndarray, "t h w c"]
+_ALONE_SECONDS = 0.04
+"""How long a picture is shown that is the only one."""
 
 
 @dataclass(frozen=True)
@@ -111,23 +115,35 @@ def read_frames(
     with the next keyframe.
     """
 
-    def decoded(seek_seconds: float) -> Iterator[Frame]:
-        with opened(path, max_pixels=max_pixels) as (container, stream):
-            _seek(container, stream, seconds=seek_seconds)
-            found = pictures(container, stream, path=path, on_damage=on_damage)
-            yield from _frames(found, stream, short_side=short_side, with_native=with_native)
-
-    frames = decoded(start_seconds)
-    first = next(frames, None)
-    if first is not None and start_seconds > 0 and first.seconds > start_seconds + 1e-6:
-        # Containers without an index (MPEG program streams) may land behind the wanted instant: read from the top then.
-        frames = decoded(0.0)
-        first = next(frames, None)
-    for frame in itertools.chain([] if first is None else [first], frames):
-        if stop_seconds is not None and frame.seconds >= stop_seconds:
+    for picture, coded_bytes, stream in _pictures(path, start_seconds, max_pixels=max_pixels, on_damage=on_damage):
+        seconds = float((picture.pts - (stream.start_time or 0)) * Fraction(stream.time_base))
+        if stop_seconds is not None and seconds >= stop_seconds:
             return
-        if frame.seconds >= start_seconds - 1e-6:
-            yield frame
+        if seconds >= start_seconds - 1e-6:
+            image = _to_rgb(picture, short_side, size=display_size(stream, picture))
+            native = picture if with_native else None
+            yield Frame(pts=picture.pts, seconds=seconds, image=image, coded_bytes=coded_bytes, native=native)
+
+
+def _pictures(
+    path: str | Path, start_seconds: float, *, max_pixels: int = 0, on_damage: OnDamage | None
+) -> Iterator[tuple[Any, int, Any]]:
+    """Decoded pictures, their coded bytes and the stream, from a keyframe at or before `start_seconds` on."""
+    for from_top in (False, True):
+        with opened(path, max_pixels=max_pixels) as (container, stream):
+            if not from_top:
+                _seek(container, stream, seconds=start_seconds)
+            found = pictures(container, stream, path=path, on_damage=on_damage)
+            first = next(found, None)
+            if first is None:
+                return
+            seconds = float((first[0].pts - (stream.start_time or 0)) * Fraction(stream.time_base))
+            if start_seconds > 0 and seconds > start_seconds + 1e-6 and not from_top:
+                # Containers without an index (MPEG program streams) may land behind the wanted instant.
+                continue
+            for picture, coded_bytes in itertools.chain([first], found):
+                yield picture, coded_bytes, stream
+            return
 
 
 def _seek(container: Any, stream: Any, *, seconds: float) -> None:
@@ -138,20 +154,6 @@ def _seek(container: Any, stream: Any, *, seconds: float) -> None:
             container.seek(target, stream=stream, backward=True)
 
 
-def _frames(
-    found: Iterator[tuple[Any, int]], stream: Any, *, short_side: int | None, with_native: bool
-) -> Iterator[Frame]:
-    time_base, origin = Fraction(stream.time_base), stream.start_time or 0
-    for picture, coded_bytes in found:
-        yield Frame(
-            pts=picture.pts,
-            seconds=float((picture.pts - origin) * time_base),
-            image=_to_rgb(picture, short_side, size=display_size(stream, picture)),
-            coded_bytes=coded_bytes,
-            native=picture if with_native else None,
-        )
-
-
 def native_luma(frame: Frame) -> UInt8[np.ndarray, "h w"]:
     """The light of a frame read `with_native`, at the size it is coded in and not rotated: blocks lie on their grid."""
     assert frame.native is not None, "the frame was read without with_native"
@@ -160,7 +162,8 @@ def native_luma(frame: Frame) -> UInt8[np.ndarray, "h w"]:
         plane = frame.native.planes[0]
         rows = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)
         return rows[: frame.native.height, : frame.native.width]
-    luma: UInt8[np.ndarray, "h w"] = frame.native.to_ndarray(format="gray")
+    grey = colour.reformat(frame.native, form="gray", height=frame.native.height, width=frame.native.width)
+    luma: UInt8[np.ndarray, "h w"] = grey.to_ndarray()
     return luma
 
 
@@ -177,32 +180,48 @@ def sample_clip(
 ) -> Frames:
     """`num_frames` pictures at exact instants `start + i/fps`, each the latest frame shown at that instant.
 
-    Returned as uint8 `[t, h, w, 3]`, scaled to cover `height` x `width` and cropped at the centre. Time stamps decide,
-    not frame counts, so the rate is right for every source rate. Raises MediaError when the source ends, or is damaged,
-    before the clip is read; damage elsewhere does not matter.
+    Returned as uint8 `[t, h, w, 3]`, scaled to cover `height` x `width` and cropped at the centre. Integer time stamps
+    decide (`groundwork.instants`), so the rate is right for every source, also for a variable one. The source's last
+    frame is shown for as long as the one before it, and no longer: no clip ends frozen. Raises MediaError when the
+    source ends, or is damaged, before the clip is read; damage elsewhere does not matter.
     """
-    instants = [start_seconds + index / fps for index in range(num_frames)]
     picked: list[UInt8[np.ndarray, "h w c"]] = []
-    last: Frame | None = None
+    instants: Instants | None = None
+    last, step, shown = None, 0, 0
     damage: list[MediaError] = []
-    # A keyframe seek lands before the start, so the frame that is on display at the first instant is seen too.
-    for frame in read_frames(path, start_seconds=max(0.0, start_seconds - 1.0), on_damage=damage.append):
-        if damage and last is not None and last.seconds >= start_seconds - 1e-6:
+
+    def fill(until: int, picture: Any, stream: Any) -> None:
+        """Take the picture for all instants up to that number."""
+        count = min(until, num_frames) - len(picked)
+        if count > 0:
+            picked.extend([_covering(picture, stream, height=height, width=width)] * count)
+
+    for picture, _, stream in _pictures(path, start_seconds, on_damage=damage.append):
+        if instants is None:
+            origin, unit = stream.start_time or 0, Fraction(stream.time_base)
+            instants = Instants(origin + round(Fraction(start_seconds) / unit), unit, exact_rate(fps))
+        shown = instants.before(picture.pts)
+        if damage and shown > 0:
             break  # what comes now lies behind a damaged place inside the clip
         damage.clear()
-        while last is not None and len(picked) < num_frames and frame.seconds > instants[len(picked)] + 1e-6:
-            picked.append(cover(last.image, height=height, width=width))
+        fill(shown, last or picture, stream)
         if len(picked) == num_frames:
             break
-        last = frame
-    # The source's very last frame stays on display for one more frame time.
-    while last is not None and len(picked) < num_frames and instants[len(picked)] - last.seconds < 1.0 / fps:
-        picked.append(cover(last.image, height=height, width=width))
+        step, last = picture.pts - last.pts if last is not None else 0, picture
+    else:
+        if instants is not None and last is not None:
+            fill(instants.before(last.pts + (step or round(_ALONE_SECONDS / instants.time_base))), last, stream)
     if len(picked) < num_frames:
         wanted = f"{num_frames} frames at {fps:g} fps from {start_seconds:.3f} s"
         why = damage[0].message if damage else f"{path}: ends"
         raise MediaError(f"{why} before {wanted} are read (found {len(picked)}).")
     return np.stack(picked)
+
+
+def _covering(picture: Any, stream: Any, *, height: int, width: int) -> UInt8[np.ndarray, "h w c"]:
+    """A decoded picture as `sample_clip` gives it."""
+    image = _to_rgb(picture, None, size=display_size(stream, picture))
+    return cover(image, height=height, width=width)
 
 
 def cover(image: UInt8[np.ndarray, "h w c"], *, height: int, width: int) -> UInt8[np.ndarray, "h2 w2 c"]:
@@ -219,7 +238,9 @@ def cover(image: UInt8[np.ndarray, "h w c"], *, height: int, width: int) -> UInt
 def write_video(path: str | Path, frames: Iterable[Frames] | Frames, *, fps: float, crf: int = 18) -> None:
     """Write an H.264 mp4 (yuv420p, index at the front) from one array or a stream of chunks, each uint8 `[t, h, w, 3]`.
 
-    One encoder thread, so equal frames give equal bytes. Raises ValueError for odd sizes or no frames.
+    Tagged with the colours it is written in (BT.601's matrix for small pictures, BT.709's for large ones), so that
+    players that heed tags and those that guess agree. One encoder thread, so equal frames give equal bytes. Raises
+    ValueError for odd sizes or no frames.
     """
     chunks = iter([frames]) if isinstance(frames, np.ndarray) else iter(frames)
     first = next(chunks, None)
@@ -233,12 +254,12 @@ def write_video(path: str | Path, frames: Iterable[Frames] | Frames, *, fps: flo
             stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001))
             stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
             stream.codec_context.thread_count = 1
+            colour.tag(stream.codec_context, height=height, width=width)
             # x264's macroblock tree reads memory it never wrote on CPUs with AVX-512: equal frames gave unequal bytes.
             stream.options = {"crf": str(crf), "preset": "veryfast", "x264-params": "mbtree=0"}
             for chunk in _chain(first, chunks):
                 for image in chunk:
-                    picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
-                    container.mux(stream.encode(picture))
+                    container.mux(stream.encode(colour.from_rgb(image)))
             container.mux(stream.encode())
     except av.error.FFmpegError as error:
         raise MediaError(f"{path}: cannot write the video: {error}") from error
@@ -271,7 +292,8 @@ def _to_rgb(picture: Any, short_side: int | None, *, size: tuple[int, int]) -> U
     if short_side is not None and min(width, height) > short_side:
         scale = short_side / min(width, height)
         width, height = max(2, round(width * scale)), max(2, round(height * scale))
-    image: UInt8[np.ndarray, "h w c"] = picture.to_ndarray(format="rgb24", width=width, height=height)
+    quality = colour.FAST if short_side is not None else colour.EXACT
+    image = colour.to_rgb(picture, height=height, width=width, quality=quality)
     turns = (int(picture.rotation) // 90) % 4
     return np.ascontiguousarray(np.rot90(image, turns)) if turns else image
 

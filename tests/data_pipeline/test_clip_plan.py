@@ -77,7 +77,7 @@ def test_clips_are_no_longer_than_the_greatest_length() -> None:
 
 def test_a_shot_one_instant_too_short_has_no_bucket() -> None:
     assert choose_bucket([SHORT], seconds=1.0, fps=8, height=96, width=144) is None
-    assert choose_bucket([SHORT], seconds=1.001, fps=8, height=96, width=144) == SHORT
+    assert choose_bucket([SHORT], seconds=1.002, fps=8, height=96, width=144) == SHORT
 
 
 def test_of_equal_lengths_the_nearest_shape_is_taken() -> None:
