@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 import pyarrow as pa
 
-from data_pipeline import change, neural_cuts
+from data_pipeline import change, dissolves, neural_cuts
 from data_pipeline.change import Change
 from data_pipeline.fingerprint import stage_fingerprint
 from data_pipeline.neural_cuts import COLUMN, LOOK_AHEAD, NeuralCuts
@@ -75,8 +75,10 @@ class Analysis:
         return cls(**{**meta, "header": Header(**meta["header"])}, frames=table)
 
     def series(self) -> Series:
-        """The columns as arrays, without the thumbnails."""
-        return {name: self.frames.column(name).to_numpy() for name in self.frames.column_names if name != "thumbnail"}
+        """The columns as arrays, without the thumbnails, and how much each frame looks dissolved, which follows."""
+        names = [name for name in self.frames.column_names if name != "thumbnail"]
+        columns = {name: self.frames.column(name).to_numpy() for name in names}
+        return {**columns, dissolves.COLUMN: dissolves.likeness(columns)}
 
     def seconds(self) -> float:
         """From the first frame to the last."""

@@ -73,6 +73,10 @@ class ShotSettings(FrozenModel):
     """Fades through black or white end shots too, whatever the detector; their frames belong to no clip."""
     fade_level: float = Field(default=12.0, ge=0, le=127)
     """A fade reaches black, or white, within this many levels of mean brightness (0 to 255)."""
+    dissolves: bool = True
+    """Dissolves end shots too, whatever the detector; their frames belong to no clip."""
+    dissolve_likeness: float = Field(default=0.85, gt=0, le=1)
+    """How well a passage follows the law of mixed pictures to be taken for a dissolve: 1 is exactly."""
     neural: NeuralSettings = NeuralSettings()
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float
 
+from data_pipeline.dissolves import COLUMN as DISSOLVE
 from data_pipeline.neural_cuts import COLUMN
 from data_pipeline.recipe import ShotSettings
 
@@ -23,14 +24,15 @@ _FLASH_UNDONE = 0.15  # … and how near, in shares of that step, the light come
 
 @dataclass(frozen=True)
 class Shots:
-    """`starts`: which frames begin a shot, the first one always; `between`: frames of a fade, which belong to none."""
+    """`starts`: which frames begin a shot, the first one always; `between`: frames of a fade or dissolve."""
 
     starts: Bool[np.ndarray, " t"]
     between: Bool[np.ndarray, " t"]
 
 
 def find_shots(series: Mapping[str, np.ndarray], settings: ShotSettings) -> Shots:
-    """Shots of a film from its columns `seconds`, `content`, `brightness` and `gap` (true behind a damaged place).
+    """Shots of a film from its columns `seconds`, `content`, `brightness`, `dissolve` and `gap` (true behind a damaged
+    place).
 
     No shot is shorter than `min_shot_seconds`, but for what follows a gap.
     """
@@ -43,8 +45,12 @@ def find_shots(series: Mapping[str, np.ndarray], settings: ShotSettings) -> Shot
     if settings.fades or settings.detector == "threshold":
         for first, stop in _fades(series["brightness"], seconds, level=settings.fade_level):
             between[first:stop] = True
-        candidates = {index: 1 for index in candidates if not between[index]}
-        candidates |= dict.fromkeys(_middles(between), 1)
+    if settings.dissolves:
+        for first, stop in _runs(series[DISSOLVE] >= settings.dissolve_likeness):
+            # A fade is half a dissolve on either side, and knows its ends better.
+            between[first:stop] |= not between[first:stop].any()
+    candidates = {index: 1 for index in candidates if not between[index]}
+    candidates |= dict.fromkeys(_middles(between), 1)
     starts = np.zeros(count, bool)
     starts[[0, *_far_apart(sorted(candidates), seconds, settings.min_shot_seconds), *gaps]] = True
     return Shots(starts, between)
@@ -91,7 +97,7 @@ def _judged(
         if np.isnan(near).all() or np.nanmax(near) >= threshold:
             cuts[index] = 1
     sure = np.nan_to_num(probability) >= threshold
-    for first, stop in np.flatnonzero(np.diff(sure, prepend=False, append=False)).reshape(-1, 2):
+    for first, stop in _runs(sure):
         gradual = stop - first > _WINDOW
         if gradual:
             between[first + 1 : stop] = True
@@ -105,9 +111,9 @@ def _fades(
 ) -> Iterable[tuple[int, int]]:
     """First and last frame (exclusive) of each way into black or white and out again; long darkness is no fade."""
     for end in (light, 255.0 - light):
-        for first, stop in np.flatnonzero(np.diff(end < level, prepend=False, append=False)).reshape(-1, 2):
+        for first, stop in _runs(end < level):
             if seconds[stop - 1] - seconds[first] <= _LONGEST_FADE_SECONDS:
-                yield _ramp(end, seconds, int(first), step=-1), _ramp(end, seconds, int(stop) - 1, step=1) + 1
+                yield _ramp(end, seconds, first, step=-1), _ramp(end, seconds, stop - 1, step=1) + 1
 
 
 def _ramp(end: Float[np.ndarray, " t"], seconds: Float[np.ndarray, " t"], index: int, *, step: int) -> int:
@@ -122,8 +128,13 @@ def _ramp(end: Float[np.ndarray, " t"], seconds: Float[np.ndarray, " t"], index:
 
 def _middles(between: Bool[np.ndarray, " t"]) -> list[int]:
     """The middle of each run that has frames on both sides."""
-    runs = np.flatnonzero(np.diff(between, prepend=False, append=False)).reshape(-1, 2)
-    return [int(first + stop) // 2 for first, stop in runs if first > 0 and stop < len(between)]
+    return [(first + stop) // 2 for first, stop in _runs(between) if first > 0 and stop < len(between)]
+
+
+def _runs(marked: Bool[np.ndarray, " t"]) -> list[tuple[int, int]]:
+    """First frame and frame after the last of each run."""
+    edges = np.flatnonzero(np.diff(marked, prepend=False, append=False)).tolist()
+    return list(zip(edges[::2], edges[1::2], strict=True))
 
 
 def _far_apart(candidates: Iterable[int], seconds: Float[np.ndarray, " t"], least: float) -> list[int]:

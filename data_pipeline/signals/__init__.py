@@ -43,16 +43,17 @@ class Accumulator(Protocol):
 
 @dataclass(frozen=True)
 class Signal:
-    """A measurement: `accumulator` runs in the decode pass, `score` turns a clip's slice of the series into numbers."""
+    """A measurement: `accumulator` runs in the decode pass (None: others measure what it takes), `score` turns a clip's
+    slice of the series into numbers."""
 
-    accumulator: Callable[[], Accumulator]
+    accumulator: Callable[[], Accumulator] | None
     score: Callable[[Series], dict[str, float]]
 
 
 SIGNALS: dict[str, Signal] = {
     "motion": Signal(motion.Motion, motion.score),
     "still": Signal(still.Still, still.score),
-    "transition": Signal(transition.Transition, transition.score),
+    "transition": Signal(None, transition.score),
     "flashing": Signal(flashing.Flashing, flashing.score),
     "borders": Signal(borders.Borders, borders.score),
     "sharpness": Signal(sharpness.Sharpness, sharpness.score),
@@ -72,10 +73,15 @@ CLOSER_SCORES: dict[str, tuple[str, ...]] = {
 """Scores of the signals that look at a few large frames with a model, where the recipe switches them on."""
 
 
+def accumulators() -> dict[str, Accumulator]:
+    """New ones, of the signals that have one."""
+    return {name: signal.accumulator() for name, signal in SIGNALS.items() if signal.accumulator is not None}
+
+
 def score_names() -> frozenset[str]:
     """Every score that the signals give a clip."""
-    columns = {column for signal in SIGNALS.values() for column in signal.accumulator().columns}
-    series = {column: np.arange(2.0) for column in ("seconds", *columns)}
+    columns = {column for accumulator in accumulators().values() for column in accumulator.columns}
+    series = {column: np.arange(2.0) for column in ("seconds", "dissolve", *columns)}
     return frozenset(name for signal in SIGNALS.values() for name in signal.score(series))
 
 
@@ -83,7 +89,6 @@ CODE = (
     picture,
     motion,
     still,
-    transition,
     flashing,
     borders,
     sharpness,

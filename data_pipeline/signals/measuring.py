@@ -7,7 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from data_pipeline.signals import INTEGER_COLUMNS, SIGNALS
+from data_pipeline.signals import INTEGER_COLUMNS, SIGNALS, accumulators
 from data_pipeline.signals.picture import Picture
 
 PLANES = "planes"
@@ -18,7 +18,7 @@ class Measuring:
     """One pass over one video. `columns` holds a list of values per name, `cpu_seconds` what each signal took."""
 
     def __init__(self) -> None:
-        self._accumulators = {name: signal.accumulator() for name, signal in SIGNALS.items()}
+        self._accumulators = accumulators()
         self.columns: dict[str, list[Any]] = {
             column: [] for accumulator in self._accumulators.values() for column in accumulator.columns
         }

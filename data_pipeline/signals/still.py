@@ -10,12 +10,12 @@ from jaxtyping import Bool, Float, Shaped, UInt8
 
 from data_pipeline.signals.phash import hamming
 from data_pipeline.signals.picture import Picture
-from data_pipeline.signals.transition import blends
 
 _LEVELS = 3  # a pixel that changes by more, of 255, is not just coded anew
 _REPEATED_SHARE = 0.0005  # of changed pixels, in a frame that repeats the one before
 _STILL_SECONDS = 0.4  # a run of repeated frames at least so long is a still picture
 _OTHER_BITS = 14  # of 64, between the hashes of two pictures
+_BLENDED = 0.7  # how much like a dissolve the change between two still pictures looks at least
 
 
 class Still:
@@ -45,7 +45,7 @@ def score(series: Mapping[str, Float[np.ndarray, " t"]]) -> dict[str, float]:
     `duplicate_share`: share of frames that repeat the one before. `picture_fps`: pictures per second that are new,
     which a file of a higher rate can hide. `still_share`: share of the time in which the picture stands for 0.4 s or
     longer. `slideshow_score`: `still_share`, where most such stands follow each other by a jump or a blend to
-    another picture; else 0. It takes the hashes of `phash` and the blends of `transition`.
+    another picture; else 0. It takes the hashes of `phash` and what looks like a dissolve.
     """
     seconds = series["seconds"]
     if len(seconds) < 2:
@@ -75,7 +75,7 @@ def slide_share(still: Bool[np.ndarray, " t"], series: Mapping[str, Shaped[np.nd
     """How many of the times between two still runs change the picture by a jump or a blend; 0 without two runs."""
     edges = np.flatnonzero(np.diff(still, prepend=False, append=False)).reshape(-1, 2)
     gaps = list(zip(edges[:-1, 1], edges[1:, 0], strict=True))
-    blended, hashes = blends(series), series["phash"]
+    blended, hashes = series["dissolve"] >= _BLENDED, series["phash"]
     slides = [
         (stop - first == 1 or blended[first + 1 : stop + 1].any())
         and hamming(hashes[[first]], hashes[[stop]])[0] >= _OTHER_BITS

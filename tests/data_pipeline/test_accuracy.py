@@ -13,8 +13,9 @@ from data_pipeline.assess import assess
 from data_pipeline.recipe import CurateRecipe
 from groundwork.errors import MediaError
 from groundwork.media import probe
+from tests.benchmarks.bench_transitions import SHOTS, boundaries, judge
 from tests.support.corpus import labels
-from tests.support.corpus.build import FILMS, LABELS, build_corpus
+from tests.support.corpus.build import FILMS, LABELS, build_corpus, build_transitions
 from tests.support.corpus.dataset import Truth, film_of
 from tests.support.corpus.judge import Judged, Span, crossing_figures, cut_figures, label_figures, reason_figures
 
@@ -83,6 +84,17 @@ def test_cuts_are_found_to_the_frame_and_nothing_else_is_one(films: list[Judged]
     assert figures["hard"]["hit"] >= 20
     assert figures["hard"]["f1"] >= 0.95, figures
     assert figures["fades"]["recall"] >= 0.9, figures
+
+
+def test_dissolves_of_real_films_are_found_and_their_clips_are_not_cut_in_them(tmp_path: Path) -> None:
+    build_transitions(tmp_path, "judging", None, files=2, seed=1)
+    truth = labels.read(tmp_path / LABELS)
+    paths = [tmp_path / FILMS / row["file"] for row in truth["files"]]
+    found = {path.name: boundaries(analyse(path, header=probe(path)).series(), SHOTS) for path in paths}
+    figures = judge(found, truth["boundaries"])
+    assert figures["dissolve"]["hit"] >= 3
+    assert (figures["dissolve"]["missed"], figures["dissolve"]["wrong"]) == (0, 0), figures
+    assert figures["hard"]["wrong"] == 0, figures
 
 
 def test_kept_clips_hold_pictures_of_one_shot(spans: list[Span]) -> None:

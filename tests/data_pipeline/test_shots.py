@@ -11,6 +11,7 @@ from scenedetect.detectors import AdaptiveDetector, ContentDetector
 
 from data_pipeline.change import COLUMNS, Change
 from data_pipeline.clips import Timeline
+from data_pipeline.dissolves import COLUMN as DISSOLVE
 from data_pipeline.recipe import ShotSettings
 from data_pipeline.shots import find_shots
 from data_pipeline.signals.picture import SMALL_SHORT_SIDE, Picture
@@ -32,7 +33,12 @@ def changes(frames: list[Frame]) -> Series:
     meter = Change()
     rows = [meter.update(Picture(frame)) for frame in frames]
     series = {name: np.array([row[name] for row in rows], np.float32) for name in COLUMNS}
-    return {**series, "seconds": np.array([frame.seconds for frame in frames]), "gap": np.zeros(len(frames), bool)}
+    return {**series, "seconds": np.array([frame.seconds for frame in frames]), **nothing(len(frames))}
+
+
+def nothing(count: int) -> Series:
+    """The columns of frames without a damaged place or a dissolve."""
+    return {"gap": np.zeros(count, bool), DISSOLVE: np.zeros(count)}
 
 
 def boundaries(series: Series, settings: ShotSettings) -> list[int]:
@@ -82,7 +88,7 @@ def faded(*, level: float, dark_frames: int) -> Series:
         "content": np.zeros(count),
         "brightness": light,
         "seconds": np.arange(count) / 25.0,
-        "gap": np.zeros(count, bool),
+        **nothing(count),
     }
 
 
@@ -96,6 +102,17 @@ def test_a_fade_ends_a_shot_and_its_frames_belong_to_none(level: float, detector
     assert list(np.flatnonzero(shots.between)[[0, -1]]) == [40, 65]
     timeline = Timeline(np.arange(106), series["seconds"], [0, 53], shots.between)
     assert [timeline.without_fades(*shot) for shot in timeline.shots()] == [(0, 40), (66, 106)]
+
+
+@pytest.mark.parametrize("likeness", [0.8, 0.9])
+def test_a_dissolve_ends_a_shot_and_its_frames_belong_to_none(likeness: float) -> None:
+    series = {name: np.zeros(100) for name in ("content", "brightness")} | {"seconds": np.arange(100) / 25.0}
+    series |= nothing(100) | {"brightness": np.full(100, 90.0)}
+    series[DISSOLVE][40:60] = likeness
+    shots = find_shots(series, ShotSettings(dissolve_likeness=0.85))
+    assert list(np.flatnonzero(shots.starts)) == ([0, 50] if likeness > 0.85 else [0])
+    assert list(np.flatnonzero(shots.between)) == (list(range(40, 60)) if likeness > 0.85 else [])
+    assert not find_shots(series, ShotSettings(dissolves=False)).between.any()
 
 
 def test_no_fade_is_seen_where_none_is_asked_for_nor_in_a_long_night() -> None:
@@ -122,4 +139,4 @@ def test_a_damaged_place_ends_a_shot(measured: dict[str, Series]) -> None:
 
 def test_one_frame_is_one_shot() -> None:
     one = {name: np.zeros(1) for name in ("content", "brightness", "seconds")}
-    assert boundaries({**one, "gap": np.zeros(1, bool)}, ShotSettings()) == []
+    assert boundaries({**one, **nothing(1)}, ShotSettings()) == []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
+from data_pipeline.dissolves import COLUMN, likeness
 from data_pipeline.signals import SIGNALS
 from data_pipeline.signals.measuring import Measuring
 from data_pipeline.signals.picture import picture_of
@@ -18,7 +19,9 @@ def series_of(frames: np.ndarray, *, fps: float = FPS) -> dict[str, np.ndarray]:
     for index, frame in enumerate(frames):
         measuring.update(picture_of(frame, seconds=index / fps))
     columns = {name: array.to_numpy() for name, array in measuring.arrays().items()}
-    return {"seconds": np.arange(len(frames)) / fps, **columns}
+    # "content" is no signal's; where each step brings as much, no cut is among them.
+    series = {"seconds": np.arange(len(frames)) / fps, "content": np.ones(len(frames)), **columns}
+    return {**series, COLUMN: likeness(series)}
 
 
 def scores(frames: np.ndarray, *, fps: float = FPS) -> dict[str, float]:

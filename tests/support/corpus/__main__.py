@@ -7,7 +7,8 @@ import os
 import time
 from pathlib import Path
 
-from .build import build_corpus
+from .build import build_corpus, build_transitions
+from .transitions import HALVES
 
 SHARED_FOOTAGE = Path(__file__).resolve().parents[4] / "shared" / "data" / "videos"
 
@@ -27,10 +28,14 @@ def main() -> None:
     parser.add_argument("--files", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--footage", help="folder with films of known shots; 'none': only the sample packages'")
+    parser.add_argument("--transitions", choices=HALVES, help="films that dissolve, from this half of the footage")
     parser.add_argument("--quick", action="store_true", help="shorter and smaller films")
     options = parser.parse_args()
     footage = None if options.footage == "none" else footage_folder(options.footage)
-    films = build_corpus(options.out, files=options.files, seed=options.seed, footage=footage, quick=options.quick)
+    if options.transitions is not None:
+        films = build_transitions(options.out, options.transitions, footage, files=options.files, seed=options.seed)
+    else:
+        films = build_corpus(options.out, files=options.files, seed=options.seed, footage=footage, quick=options.quick)
     seconds = sum(film.num_frames / film.recording.fps for film in films)
     print(
         f"{len(films)} films, {seconds / 60:.1f} minutes, built in {time.process_time():.0f} CPU seconds: {options.out}"

@@ -20,6 +20,7 @@ from .footage import Reel, all_takes, find_films
 from .graded import Graded
 from .plan import plan
 from .record import damage, record, record_audio
+from .transitions import HALVES, plan_transitions
 
 FILMS, LABELS = "films", "labels"
 
@@ -32,9 +33,24 @@ def build_corpus(
     `quick`: shorter and smaller films, for tests. `footage`: a folder with films of known shots, besides those of the
     sample packages. Raises InputError when `out` holds a corpus of another plan.
     """
-    cv2.setNumThreads(1)
     found = find_films(footage)
     films = plan(all_takes(list(found)), files=files, seed=seed, quick=quick)
+    make_films(out, films, found)
+    return films
+
+
+def build_transitions(out: Path, half: str, footage: Path | None, *, files: int, seed: int = 0) -> list[Graded]:
+    """Make `out` of films that dissolve, from one half of the footage; of films that are not there none is used."""
+    found = find_films(footage, HALVES[half])
+    shots = {name: spans for name, spans in HALVES[half].items() if name in found}
+    films = plan_transitions(shots, files=files, seed=seed)
+    make_films(out, films, found)
+    return films
+
+
+def make_films(out: Path, films: Sequence[Graded], found: dict[str, Path]) -> None:
+    """The files and labels of any plan, from films by name. Raises InputError like `build_corpus`."""
+    cv2.setNumThreads(1)
     _claim(out, films)
     labels.write(films, out / LABELS)
     reel = Reel(found)
@@ -43,7 +59,6 @@ def build_corpus(
         path = out / FILMS / film.file
         if not path.exists():
             _make(path, film, recordings, reel)
-    return films
 
 
 def _claim(out: Path, films: Sequence[Graded]) -> None:

@@ -138,6 +138,62 @@ def _whip(image: np.ndarray, segment: Segment, index: int, fps: int) -> np.ndarr
     return cv2.blur(shown, (width // 24, 1)) if 1 / 3 < at < 2 / 3 else shown
 
 
+def _fast_pan(image: np.ndarray, segment: Segment, index: int, fps: int) -> np.ndarray:
+    """A turn of the camera by a fifth to most of the picture's width in a second, over a picture and its mirror."""
+    width = image.shape[1]
+    wide = np.concatenate([image, image[:, ::-1]], axis=1)
+    return np.roll(wide, -round(0.4 * width * segment.strength * index / fps), axis=1)[:, :width]
+
+
+def _wall(image: np.ndarray, segment: Segment, index: int, fps: int) -> np.ndarray:
+    """As a fast pan, past a plain wall of half the picture's width on either side of it."""
+    height, width = image.shape[:2]
+    wall = np.full((height, width // 2, 3), image.mean(axis=(0, 1)), np.float32)
+    wall = (wall * np.linspace(0.8, 1.2, height)[:, None, None]).clip(0, 255).astype(np.uint8)
+    wide = np.concatenate([image, wall, image[:, ::-1], wall], axis=1)
+    return np.roll(wide, -round(0.8 * width * segment.strength * index / fps), axis=1)[:, :width]
+
+
+def _zoom(image: np.ndarray, segment: Segment, index: int, fps: int) -> np.ndarray:
+    """Towards the middle and back, by 30 to 120 per cent in two seconds."""
+    height, width = image.shape[:2]
+    depth = 1 - abs(index / (2 * fps) % 2 - 1)
+    scale = 1 + 0.6 * segment.strength * depth
+    matrix = np.array([[scale, 0, (1 - scale) * width / 2], [0, scale, (1 - scale) * height / 2]])
+    return cv2.warpAffine(image, matrix, (width, height), flags=cv2.INTER_LINEAR)
+
+
+def _light(image: np.ndarray, segment: Segment, index: int, fps: int) -> np.ndarray:
+    """A lamp is dimmed and turned up on one side of the room, each within a fifth of a second to a second."""
+    lit = np.clip((index / fps % 2 - 0.9) * 2.5 / segment.strength, 0, 1)
+    lit = lit if int(index / fps) // 2 % 2 else 1 - lit
+    side = np.linspace(1.0, 0.3, image.shape[1], dtype=np.float32)[None, :, None]
+    return np.clip(image * (0.5 + 0.7 * lit * side), 0, 255).astype(np.uint8)
+
+
+def _ripple(image: np.ndarray, segment: Segment, index: int, fps: int) -> np.ndarray:
+    """The picture as mirrored in moving water."""
+    height, width = image.shape[:2]
+    rows, columns = np.mgrid[:height, :width].astype(np.float32)
+    depth = 0.02 * segment.strength * height
+    x = columns + depth * np.sin(rows / height * 40 + 9 * index / fps)
+    y = rows + depth * np.sin(columns / height * 25 + 14 * index / fps)
+    return cv2.remap(image, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
+
+
+def _crowd(image: np.ndarray, segment: Segment, index: int, fps: int) -> np.ndarray:
+    """Pieces of the picture that cross it in all directions, in front of each other."""
+    height, width = image.shape[:2]
+    shown, rng = image.copy(), np.random.default_rng(len(segment.take.name))
+    side = height // 5
+    for _ in range(24):
+        top, left, x, y = (int(rng.integers(0, high)) for high in (height - side, width - side, width, height))
+        right, down = rng.uniform(-0.5, 0.5, 2) * height * segment.strength * index / fps
+        x, y = int(x + right) % (width - side), int(y + down) % (height - side)
+        shown[y : y + side, x : x + side] = image[top : top + side, left : left + side]
+    return shown
+
+
 def _blur(image: np.ndarray, segment: Segment, index: int, fps: int) -> np.ndarray:
     return cv2.GaussianBlur(image, (0, 0), 4.0 * segment.strength * min(image.shape[:2]) / 256)
 
@@ -175,4 +231,10 @@ _EFFECTS = {
     "blocky": _blocky,
     "flashing": _flashing,
     "whip_pan": _whip,
+    "fast_pan": _fast_pan,
+    "wall": _wall,
+    "zoom": _zoom,
+    "light": _light,
+    "ripple": _ripple,
+    "crowd": _crowd,
 }

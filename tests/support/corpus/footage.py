@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -31,11 +31,12 @@ CACHED_SHORT_SIDE = 360
 _WINDOW = 0.7
 
 
-def find_films(folder: Path | None) -> dict[str, Path]:
-    """The films of known shots by name: those of the folder where there is one, and those of the sample packages."""
+def find_films(folder: Path | None, names: Iterable[str] = SHOTS) -> dict[str, Path]:
+    """Films by name, by default those of known shots: those of the folder where there is one, and those of the sample
+    packages."""
     films = {path.name: path for path in sample_footage()}
     if folder is not None:
-        films |= {name: folder / name for name in SHOTS if (folder / name).is_file()}
+        films |= {name: folder / name for name in names if (folder / name).is_file()}
     return films
 
 
