@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
+from data_pipeline.labels.names import LABELS, NO_LABEL
+from data_pipeline.labels.settings import TrainingSettings
 from data_pipeline.policy import shipped_policies
 from data_pipeline.recipe import RECIPES, CurateRecipe
 from groundwork.commands import Command, Options, RayOptions, Recipes, Repeatable, named_command, not_built
@@ -138,6 +140,76 @@ def _label(options: LabelOptions) -> None:
         server.serve_forever()
 
 
+class TrainLabelsOptions(DatasetOptions):
+    """Which dataset, which labels, on which encoder, where the heads go."""
+
+    labels: str = ""
+    """A session of `curate label`, or a file: JSON lines, CSV or Parquet (also as the second word)."""
+    encoder: str = ""
+    """Folder or hub id of an image or video encoder that transformers opens as AutoModel; it stays as it is."""
+    revision: str = ""
+    """Commit of the hub repository; a hub id is used only with one."""
+    out: str = ""
+    """Folder or URI of the heads."""
+    alias: Repeatable = ()
+    """REASON=LABEL: a reason of a policy that stands for one of the six labels, or for none of them (REASON=none); may
+    be given several times."""
+    precision: float = 0.95
+    """Share of the clips above a label's threshold that must have the defect, 0 to 1."""
+    num_frames: int = 0
+    """Pixel frames of a clip, spread evenly; 0: as many as a video encoder takes, 8 for an image encoder."""
+    short_side: int = 336
+    """Pixels of the shorter side of these frames, before the encoder's own preparation."""
+    batch_clips: int = 8
+    """Clips of one film that the encoder sees at once."""
+    device: Literal["cpu", "cuda"] = "cpu"
+    """Where the encoder runs."""
+    training: TrainingSettings = TrainingSettings()
+
+
+def _train_labels(options: TrainLabelsOptions) -> dict[str, Any]:
+    usage = "label train DATASET LABELS --encoder MODEL --out HEADS"
+    for value, what in ((options.dataset, "dataset"), (options.labels, "label file")):
+        _need(value, what, usage)
+    _need(options.encoder, "encoder", usage)
+    _need(options.out, "folder for the heads", usage)
+    if not 0 < options.precision <= 1:
+        raise UsageError(f"--precision must lie between 0 and 1, got {options.precision:g}.")
+    from data_pipeline.labels.train import TrainJob, train_heads
+
+    job = TrainJob(
+        dataset=options.dataset,
+        labels=options.labels,
+        encoder=options.encoder,
+        out=options.out,
+        revision=options.revision,
+        num_frames=options.num_frames,
+        short_side=options.short_side,
+        precision=options.precision,
+        aliases=_aliases(options.alias),
+        batch_clips=options.batch_clips,
+        device=options.device,
+        settings=options.training,
+    )
+    return train_heads(job)
+
+
+def _aliases(given: Sequence[str]) -> dict[str, str]:
+    found = {}
+    for words in given:
+        reason, _, label = words.partition("=")
+        if label not in (*LABELS, NO_LABEL):
+            raise UsageError(f"--alias {words}: {label!r} is none of the six labels.", f"They are {', '.join(LABELS)}.")
+        found[reason] = label
+    return found
+
+
+def _train_labels_text(result: dict[str, Any]) -> str:
+    from data_pipeline.labels.train import heads_text
+
+    return heads_text(result)
+
+
 class CalibrateOptions(DatasetOptions):
     """Which dataset, which labels, how sure the thresholds must be."""
 
@@ -255,6 +327,13 @@ COMMANDS = (
     ),
     Command("label", "a page on 127.0.0.1: look at clips near the thresholds, one key per label", LabelOptions, _label),
     Command(
+        "label train",
+        "train the six labels' heads on a frozen encoder, from a label file",
+        TrainLabelsOptions,
+        _train_labels,
+        text=_train_labels_text,
+    ),
+    Command(
         "calibrate",
         "precision, recall and thresholds of every rule against labels",
         CalibrateOptions,
@@ -276,6 +355,7 @@ _FIRST_WORDS = {
     "replay": ("dataset",),
     "costs": ("dataset",),
     "label": ("dataset",),
+    "label train": ("dataset", "labels"),
     "calibrate": ("dataset", "labels"),
     "forget": ("dataset",),
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -56,7 +56,7 @@ def group(members: Mapping[str, Member], pairs: Sequence[Pair], *, same_video: b
             nearest[one] = _better(nearest.get(one), seen)
             direct[one, other] = _better(direct.get((one, other)), seen)
     rows = []
-    for clip_ids in sorted(_components(direct)):
+    for clip_ids in sorted(components(direct)):
         ranked = sorted((members[clip_id] for clip_id in clip_ids), key=lambda member: member.order)
         best = next((member for member in ranked if member.kept), ranked[0])
         for rank, member in enumerate(ranked):
@@ -104,8 +104,8 @@ def _better(before: Pair | None, now: Pair) -> Pair:
     return min(before, now, key=lambda p: (-p.similarity, p.kind != HASH, p.right, abs(p.offset_seconds or 0.0)))
 
 
-def _components(edges: Mapping[tuple[str, str], Pair]) -> list[list[str]]:
-    """Groups of clips joined by any chain of edges, each sorted (union-find with path halving)."""
+def components(edges: Iterable[tuple[str, str]]) -> list[list[str]]:
+    """Groups of names joined by any chain of edges, each sorted (union-find with path halving)."""
     parent: dict[str, str] = {}
 
     def root(name: str) -> str:

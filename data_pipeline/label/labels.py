@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from groundwork.errors import InputError, StorageError, UsageError
+from groundwork.errors import InputError, UsageError
 from groundwork.storage import Storage, open_storage
 
 GOOD = "good"
@@ -57,23 +57,30 @@ def to_lines(rows: Iterable[Label]) -> str:
 
 def read_labels(dataset: Storage, given: str) -> list[Label]:
     """The labels named `given` of the dataset, or those of a file anywhere (JSON lines). Raises InputError."""
+    return read_rows(*label_place(dataset, given))
+
+
+def label_place(dataset: Storage, given: str) -> tuple[Storage, str]:
+    """Folder and name of the labels named `given` of the dataset, or of a file anywhere. Raises InputError."""
     inside = f"labels/{given}.jsonl"
     if re.fullmatch(r"[\w.-]+", given) and dataset.exists(inside):
-        return read_rows(dataset, inside)
+        return dataset, inside
     folder, _, name = given.rpartition("/")
-    try:
-        return read_rows(open_storage(folder or "."), name)
-    except StorageError as error:
-        raise InputError(f"No labels {given!r}.", "Name a session of 'curate label', or a file.") from error
+    place = open_storage(folder or ".")
+    if not name or not place.exists(name):
+        raise InputError(f"No labels {given!r}.", "Name a session of 'curate label', or a file.")
+    return place, name
 
 
 def read_rows(out: Storage, path: str) -> list[Label]:
-    """A label file. Raises InputError that names the first line which is not a label."""
-    rows = []
-    for number, line in enumerate(out.read_bytes(path).decode().splitlines(), start=1):
-        if line.strip():
-            rows.append(_row(line, where=f"{out.uri}/{path}, line {number}"))
-    return rows
+    """A label file of JSON lines. Raises InputError that names the first line which is not a label."""
+    return parse_rows(out.read_bytes(path), where=f"{out.uri}/{path}")
+
+
+def parse_rows(data: bytes, *, where: str) -> list[Label]:
+    """JSON lines as labels; `where` the file is, for the InputError that names the first line which is not one."""
+    lines = enumerate(data.decode(errors="replace").splitlines(), start=1)
+    return [_row(line, where=f"{where}, line {number}") for number, line in lines if line.strip()]
 
 
 def _row(line: str, *, where: str) -> Label:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -19,11 +19,15 @@ _NOTE = (
 
 def calibration_text(result: Mapping[str, Any]) -> str:
     """The table for a terminal."""
-    rows = [_HEAD, *(_cells(name, row) for name, row in _rows(result))]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(_HEAD))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     head = f"{result['labelled']} labelled clips of {result['dataset']}"
-    return "\n".join([head, "", *lines, "", *_advice(result), "", _NOTE])
+    return "\n".join([head, "", *table_lines(_rows(result)), "", *_advice(result), "", _NOTE])
+
+
+def table_lines(named: Sequence[tuple[str, Mapping[str, Any]]]) -> list[str]:
+    """Rows of the table, by name, under its head."""
+    rows = [_HEAD, *(_cells(name, row) for name, row in named)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(_HEAD))]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
 def calibration_page(result: Mapping[str, Any]) -> str:
