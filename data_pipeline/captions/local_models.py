@@ -48,9 +48,10 @@ class LocalModel:
                 "Give a folder or hub id that transformers can load, on every node.",
             ) from error
         self._model: Any = model.to(device).eval()
-        self._device = device
+        self._device, self._batch = device, settings.batch
         self._as_video = self._sees and shown_as_video(settings, self._processor)
-        self._busy = threading.Lock()
+        # A tokenizer may not be used from two threads at once, nor may the model; but each beside the other.
+        self._preparing, self._writing = threading.Lock(), threading.Lock()
 
     @property
     def version(self) -> str:
@@ -59,16 +60,18 @@ class LocalModel:
     def answer(self, asks: Sequence[Ask], sampling: Sampling) -> list[Answer]:
         """Answers in the order of the asks, which are taken in batches of equal numbers of frames."""
         found: dict[int, Answer] = {}
-        for numbers in _alike(asks):
+        for numbers in _alike(asks, most=self._batch):
             chosen = [asks[number] for number in numbers]
             found |= zip(numbers, self._answer(chosen, sampling), strict=True)
         return [found[number] for number in range(len(asks))]
 
     def _answer(self, asks: Sequence[Ask], sampling: Sampling) -> list[Answer]:
-        inputs = {name: value for name, value in self._inputs(asks).items() if name not in _NOT_FOR_THE_MODEL}
-        with self._busy:
+        with self._preparing:
+            inputs = {name: value for name, value in self._inputs(asks).items() if name not in _NOT_FOR_THE_MODEL}
+        with self._writing:
             written = self._write(inputs, sampling, seed=int(short_hash([ask.seed for ask in asks])[:8], 16))
-        texts = self._processor.batch_decode(written, skip_special_tokens=True)
+        with self._preparing:
+            texts = self._processor.batch_decode(written, skip_special_tokens=True)
         counts = inputs["attention_mask"].sum(dim=1).tolist()
         return [
             Answer(text.strip(), cut_off=cut_off, input_tokens=count, output_tokens=used)
@@ -137,11 +140,12 @@ def generation_config(own: Any, sampling: Sampling, *, pad: int) -> Any:
     return config
 
 
-def _alike(asks: Sequence[Ask]) -> Iterator[list[int]]:
-    """Numbers of the asks with equally many frames."""
+def _alike(asks: Sequence[Ask], *, most: int) -> Iterator[list[int]]:
+    """Numbers of the asks with equally many frames, at most so many together."""
     counts = [len(ask.frames) for ask in asks]
     for count in dict.fromkeys(counts):
-        yield [number for number, own in enumerate(counts) if own == count]
+        numbers = [number for number, own in enumerate(counts) if own == count]
+        yield from (numbers[first : first + most] for first in range(0, len(numbers), most))
 
 
 def _moved(value: Any, device: str, dtype: torch.dtype) -> Any:

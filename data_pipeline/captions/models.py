@@ -57,7 +57,7 @@ def identity(settings: ModelSettings) -> dict[str, Any]:
     folder = Path(settings.model)
     local = settings.backend != "endpoint" and folder.is_dir()
     return {
-        **settings.model_dump(mode="json", exclude={"endpoint"}),
+        **settings.model_dump(mode="json", exclude={"endpoint", "batch"}),
         "weights": folder_hash(folder) if local else "",
         "jpeg_quality": settings.endpoint.jpeg_quality if settings.backend in ("endpoint", "vllm") else 0,
     }

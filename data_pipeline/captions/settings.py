@@ -58,6 +58,8 @@ class ModelSettings(FrozenModel):
     shown_as: Literal["auto", "video", "pictures"] = "auto"
     """video: as one video, which takes a processor with torchvision; pictures: as pictures with their times between
     them; auto: as video where the processor can."""
+    batch: int = Field(default=8, gt=0)
+    """Clips, or single frames for an image model, that go through the model at once (transformers)."""
     max_new_tokens: int = Field(default=384, gt=0)
     """Longest answer."""
     temperature: float = Field(default=0.0, ge=0)
@@ -111,19 +113,14 @@ class CaptionerSettings(FrozenModel):
     seed: int = 0
     """Where drawing begins; each clip and each try has a seed of its own that follows from it."""
     batch_clips: int = Field(default=8, gt=0)
-    """Clips that the model is asked about at once. A killed run repeats at most one batch per process."""
+    """Clips that are decoded, asked about and noted together; a killed run repeats at most one such batch per
+    process."""
     workers: int = Field(default=1, gt=0)
     """Processes with the model: at most so many. An endpoint is asked from one process, whatever this says."""
     decoders: int = Field(default=2, gt=0)
     """Processes that decode frames ahead of the model: at most so many."""
     gpus: float = Field(default=0.0, ge=0)
     """GPUs (or a share of one) that each process with a model reserves; 0: it runs on the CPU."""
-
-    @property
-    def models(self) -> dict[str, ModelSettings]:
-        """The models of the route by their part, in the order in which they are asked."""
-        parts = {"measured": (), "video": ("video",), "summary": ("video", "image", "language")}[self.route]
-        return {part: getattr(self, part) for part in parts}
 
 
 class CaptionSettings(FrozenModel):

@@ -22,6 +22,7 @@ SAMPLES: dict[pa.DataType, Any] = {
     pa.large_binary(): b"\x00\x01",
     pa.list_(pa.string()): ["a"],
     pa.list_(pa.int32()): [1, 2],
+    pa.list_(pa.float64()): [0.5, 1.5],
 }
 
 
@@ -36,3 +37,9 @@ def test_fields_and_schema_agree_and_a_row_round_trips(kind: Any) -> None:
 def test_a_missing_column_is_named() -> None:
     with pytest.raises(InputError, match=r"Clip rows lacks the columns .*start_pts"):
         records.from_table(pa.table({"clip_id": ["a"]}), Clip)
+
+
+def test_a_table_from_before_a_column_came_is_read_with_its_default() -> None:
+    before = {"clip_id": "a", "text": "A dog.", "short_text": "", "frame_captions": [], "model": "m", "version": "1"}
+    (caption,) = records.from_table(pa.Table.from_pylist([before], schema=pa.schema(list(Caption.SCHEMA)[:6])), Caption)
+    assert (caption.text, caption.status, caption.repairs) == ("A dog.", "ok", [])

@@ -28,9 +28,15 @@ def to_table(rows: Iterable[R], row_type: type[R]) -> pa.Table:
 
 
 def from_table(table: pa.Table, row_type: type[R]) -> list[R]:
-    """The table's rows. Raises InputError when a column of the type is missing; further columns are ignored."""
-    names = row_type.SCHEMA.names
-    missing = [name for name in names if name not in table.column_names]
+    """The table's rows. Raises InputError when a column of the type is missing that has no default (those with one came
+    later: older tables are read too); further columns are ignored."""
+    present = [name for name in row_type.SCHEMA.names if name in table.column_names]
+    missing = [name for name in row_type.SCHEMA.names if name not in present and _required(row_type, name)]
     if missing:
         raise InputError(f"A table of {row_type.__name__} rows lacks the columns {', '.join(missing)}.")
-    return [row_type(**values) for values in table.select(names).to_pylist()]
+    return [row_type(**values) for values in table.select(present).to_pylist()]
+
+
+def _required(row_type: type[Row], name: str) -> bool:
+    told = row_type.__dataclass_fields__[name]
+    return told.default is dataclasses.MISSING and told.default_factory is dataclasses.MISSING
