@@ -1,64 +1,61 @@
-"""A video's per-frame measurements become its clips, their scores, the decisions on them and their captions."""
+"""A video's per-frame measurements become its clips, one row each: span, bucket, scores, costs, thumbnail, hashes."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from data_pipeline import buckets, rules
+from data_pipeline import buckets
 from data_pipeline.analysis import Analysis
 from data_pipeline.buckets import upscale
-from data_pipeline.captions import measured
 from data_pipeline.clips import Span, Timeline, clip_id, end_pts, end_seconds, plan_clips
-from data_pipeline.duplicates.hashes import ClipHashes, clip_hashes
+from data_pipeline.duplicates.hashes import HASH_COLUMNS, clip_hashes
 from data_pipeline.recipe import Bucket, CurateRecipe
 from data_pipeline.shots import find_shots
 from data_pipeline.signals import CLOSER_SCORES, SIGNALS, score_names
-from groundwork.records import Caption, Clip, Decision
+from data_pipeline.signals.measuring import PLANES
+from groundwork.records import Clip
 
 CLIP_SCORES = ("seconds", "source_fps", "upscale", "aspect", "short_side", "bucket_frames")
 """Scores that follow from the clip itself: length, pictures per second, enlargement to cover the bucket (absent without
 a bucket), width / height, the shorter side in pixels, pixel frames of the bucket (0 without one)."""
 CLIP = "clip"
 """Folder of these scores among the signals."""
+BUCKET, THUMBNAIL = "bucket", "thumbnail"
+_TIMED = sorted((PLANES, *(name for name, signal in SIGNALS.items() if signal.accumulator is not None)))
+TIMINGS = tuple(f"{name}_milliseconds" for name in ("cpu", *_TIMED))
+"""CPU time of the clip's share of the decode pass, and of each signal, which is a part of it."""
 
 Scores = Mapping[str, float | None]
 
 
-@dataclass(frozen=True)
-class AssessedClip:
-    """All that is known of a clip before it is encoded. `scores` by signal, "clip" among them; None: no such score.
-    Too short shots have no bucket. `signal_milliseconds`: CPU time of each signal on this clip; what the pass
-    measured is part of `cpu_milliseconds`. `absent`: signals that gave no score, and why. `hashes`: until copies are
-    found."""
-
-    clip: Clip
-    bucket: Bucket | None
-    scores: Mapping[str, Scores]
-    decision: Decision
-    caption: Caption | None
-    thumbnail: bytes
-    cpu_milliseconds: float
-    absent: Mapping[str, str] = field(default_factory=dict)
-    signal_milliseconds: Mapping[str, float] = field(default_factory=dict)
-    hashes: ClipHashes | None = None
-
-    def flat_scores(self) -> dict[str, float | None]:
-        """All scores by name."""
-        return {name: value for values in self.scores.values() for name, value in values.items()}
-
-
 def known_scores() -> frozenset[str]:
     """Every score that a rule may ask for."""
-    return score_names() | set(CLIP_SCORES) | {name for names in CLOSER_SCORES.values() for name in names}
+    return measured_scores() | {name for names in CLOSER_SCORES.values() for name in names}
 
 
-def assess(video_id: str, analysis: Analysis, recipe: CurateRecipe) -> list[AssessedClip]:
-    """The clips of one video, in order of time. Pure: equal measurements and recipe give equal rows."""
+def measured_scores() -> frozenset[str]:
+    """The scores that `assess` gives."""
+    return score_names() | set(CLIP_SCORES)
+
+
+@cache
+def schema() -> pa.Schema:
+    """Columns of `assess`: those of `Clip`; `bucket` as text (null: too short for any); scores (null: no such score);
+    `TIMINGS`; a JPEG `thumbnail`; `HASH_COLUMNS` (null: not asked for, or no bucket)."""
+    fields = [*Clip.SCHEMA, pa.field(BUCKET, pa.string())]
+    fields += [pa.field(name, pa.float64()) for name in (*sorted(measured_scores()), *TIMINGS)]
+    fields += [pa.field(THUMBNAIL, pa.binary()), *(pa.field(name, kind) for name, kind in HASH_COLUMNS.items())]
+    return pa.schema(fields)
+
+
+def assess(video_id: str, analysis: Analysis, recipe: CurateRecipe) -> pa.Table:
+    """The clips of one video, in order of time, as rows of `schema`. Pure: equal measurements and equal settings of
+    shots, clips, buckets and copies give equal rows; rules and captions have no part in it."""
     series = analysis.series()
     header = analysis.header
     shots = find_shots(series, recipe.shots)
@@ -67,44 +64,40 @@ def assess(video_id: str, analysis: Analysis, recipe: CurateRecipe) -> list[Asse
     spans = plan_clips(timeline, recipe.clips, recipe.buckets, height=header.height, width=header.width)
     thumbnails = analysis.frames.column("thumbnail")
     pictured = np.flatnonzero(thumbnails.is_valid().to_numpy())
-    assessed = []
+    rows = []
     for span in spans:
         clip = _clip(video_id, timeline, span, analysis)
         slices = {name: values[span.start : span.stop] for name, values in series.items()}
-        scores: dict[str, Scores] = {name: signal.score(slices) for name, signal in SIGNALS.items()}
-        scores[CLIP] = clip_scores(clip, span.bucket)
-        flat = {name: value for values in scores.values() for name, value in values.items()}
-        decision = _decide(clip, flat, recipe)
-        share = clip.num_frames / len(timeline.pts)
+        row: dict[str, Any] = {**vars(clip), BUCKET: span.bucket.folder if span.bucket else None}
+        for signal in SIGNALS.values():
+            row |= signal.score(slices)
+        row |= clip_scores(clip, span.bucket)
+        row |= _costs(analysis, share=clip.num_frames / len(timeline.pts))
         middle = pictured[np.abs(pictured - (span.start + span.stop) / 2).argmin()]
-        hashed = span.bucket is not None and recipe.duplicates.mode in ("hash", "both")
-        assessed.append(
-            AssessedClip(
-                clip=clip,
-                bucket=span.bucket,
-                scores=scores,
-                decision=decision,
-                caption=caption_of(clip, flat, recipe) if decision.kept else None,
-                thumbnail=thumbnails[int(middle)].as_py(),
-                cpu_milliseconds=round(analysis.cpu_milliseconds * share, 1),
-                signal_milliseconds={
-                    name: round(value * share, 3) for name, value in analysis.signal_milliseconds.items()
-                },
-                hashes=clip_hashes(slices) if hashed else None,
-            )
-        )
-    return assessed
+        row[THUMBNAIL] = thumbnails[int(middle)].as_py()
+        if span.bucket is not None and hashed(recipe):
+            row |= clip_hashes(slices).columns()
+        rows.append(row)
+    return pa.Table.from_pylist(rows, schema=schema())
 
 
-def limit(assessed: Sequence[AssessedClip], *, max_clips: int) -> list[AssessedClip]:
-    """At most `max_clips` kept ones (0: all), spread over all videos; the others are rejected as over_limit."""
-    clip_ids = pa.array([item.clip.clip_id for item in assessed], pa.string())
-    kept = np.array([item.decision.kept for item in assessed], bool)
-    over = rules.over_limit(clip_ids, kept, max_clips=max_clips)
-    return [
-        replace(item, decision=rules.reject(item.clip.clip_id, rules.OVER_LIMIT), caption=None) if beyond else item
-        for item, beyond in zip(assessed, over, strict=True)
-    ]
+def hashed(recipe: CurateRecipe) -> bool:
+    """Whether clips are to be compared by their hashes."""
+    return recipe.duplicates.mode in ("hash", "both")
+
+
+def assess_settings(recipe: CurateRecipe) -> dict[str, Any]:
+    """The part of a recipe that `assess` hangs on."""
+    shots = recipe.shots.model_dump(mode="json")
+    clips = recipe.clips.model_dump(mode="json", exclude={"max_clips"})
+    sizes = [bucket.model_dump(mode="json") for bucket in recipe.buckets]
+    return {"shots": shots, "clips": clips, "buckets": sizes, "hashed": hashed(recipe)}
+
+
+def _costs(analysis: Analysis, *, share: float) -> dict[str, float]:
+    signals = {name: round(value * share, 3) for name, value in analysis.signal_milliseconds.items()}
+    named = {f"{name}_milliseconds": value for name, value in signals.items()}
+    return {"cpu_milliseconds": round(analysis.cpu_milliseconds * share, 1), **named}
 
 
 def _clip(video_id: str, timeline: Timeline, span: Span, analysis: Analysis) -> Clip:
@@ -140,18 +133,6 @@ def clip_scores(clip: Clip, bucket: Bucket | None) -> Scores:
     }
 
 
-def _decide(clip: Clip, scores: Scores, recipe: CurateRecipe) -> Decision:
-    columns = {name: np.array([np.nan if value is None else value], float) for name, value in scores.items()}
-    verdicts = rules.judge(columns, recipe.rules, shortest_seconds=shortest_seconds(recipe))
-    return rules.decisions(verdicts, [clip.clip_id])[0]
-
-
 def shortest_seconds(recipe: CurateRecipe) -> float:
     """What a shot must be longer than to become a clip."""
     return buckets.shortest_seconds(recipe.buckets, recipe.clips)
-
-
-def caption_of(clip: Clip, scores: Mapping[str, Any], recipe: CurateRecipe) -> Caption:
-    """What the recipe's captioner says of a clip."""
-    assert recipe.captions.captioner == measured.MODEL, "the only captioner so far"
-    return measured.caption(clip.clip_id, scores)

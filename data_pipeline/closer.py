@@ -5,20 +5,24 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol
 
 import numpy as np
-from jaxtyping import UInt8
+import pyarrow as pa
+import pyarrow.compute as pc
+from jaxtyping import Float, UInt8
 
 from data_pipeline import rules
-from data_pipeline.assess import AssessedClip, caption_of
+from data_pipeline.assess import shortest_seconds
+from data_pipeline.assessed import ClipTable
+from data_pipeline.closer_notes import STAGE as STAGE
+from data_pipeline.closer_notes import Note, read_notes, write_notes
 from data_pipeline.failures import DAMAGED, ERROR, UNREADABLE
 from data_pipeline.fingerprint import stage_fingerprint
 from data_pipeline.outcome import ABORTED, FAILED, OK, Outcome, to_row
-from data_pipeline.policy import Rule
 from data_pipeline.recipe import CurateRecipe, SignalSettings
 from data_pipeline.signals import CLOSER_SCORES
 from groundwork import media
@@ -26,7 +30,6 @@ from groundwork.errors import MediaError, RecipeError, StorageError
 from groundwork.storage import Storage, open_storage
 from groundwork.telemetry import get_logger
 
-STAGE = "closer"
 LONG_SIDE = 640
 """Pixels of the longer side of what is looked at."""
 _INSTANTS = (0.5, 0.1, 0.9)  # shares of the clip's length, in the order of the looks
@@ -87,72 +90,90 @@ def fingerprints(settings: SignalSettings) -> dict[str, str]:
     return found
 
 
+@dataclass(frozen=True)
+class Looked:
+    """What a closer signal gave n clips: its scores, the CPU time it took (both NaN: none), and why there is no score
+    (empty: there is one)."""
+
+    scores: Mapping[str, Float[np.ndarray, " n"]]
+    milliseconds: Float[np.ndarray, " n"]
+    absent: pa.StringArray
+
+
 def closer_jobs(
-    out: Storage, clips: Sequence[AssessedClip], recipe: CurateRecipe, *, keys: Mapping[str, str]
+    out: Storage, clips: ClipTable, recipe: CurateRecipe, *, keys: Mapping[str, str]
 ) -> dict[str, CloserJob]:
     """What is missing, by clip_id: of the clips that no rule rejects before the first one on a closer look.
 
     So the reason that is noted is the one that would be noted if all had been measured. `keys` are `fingerprints`.
     """
-    stands = {signal: _standing(out, signal, key) for signal, key in keys.items()}
+    if not keys:
+        return {}
+    clip_ids, passed = clips.clip_ids, before_looks(clips, recipe).kept
+    missing = {}
+    for signal, key in keys.items():
+        noted = read_notes(out, signal, key).column("clip_id").combine_chunks()
+        missing[signal] = passed & ~pc.is_in(clip_ids, value_set=noted).to_numpy(zero_copy_only=False)
+    asked = np.logical_or.reduce(list(missing.values()))
     jobs = {}
-    for item in clips:
-        missing = {signal: key for signal, key in keys.items() if item.clip.clip_id not in stands[signal]}
-        if missing and wanted(item, recipe.rules):
-            clip = item.clip
-            jobs[clip.clip_id] = CloserJob(clip.clip_id, clip.start_seconds, clip.stop_seconds, missing)
+    for index in np.flatnonzero(asked).tolist():
+        row = {name: clips.rows.column(name)[index].as_py() for name in ("clip_id", "start_seconds", "stop_seconds")}
+        wanted = {signal: key for signal, key in keys.items() if missing[signal][index]}
+        jobs[row["clip_id"]] = CloserJob(**row, keys=wanted)
     return jobs
 
 
-def wanted(item: AssessedClip, ruling: Mapping[str, Rule]) -> bool:
-    """Whether the rules in front of the first one that takes a closer look let the clip pass."""
+def before_looks(clips: ClipTable, recipe: CurateRecipe) -> rules.Verdicts:
+    """What the rules in front of the first one that takes a closer look decide."""
     closer = {name for names in CLOSER_SCORES.values() for name in names}
-    first = next((number for number, rule in enumerate(ruling.values()) if rule.score in closer), len(ruling))
-    before = dict(list(ruling.items())[:first])
-    return item.bucket is not None and rules.decide(item.clip.clip_id, item.flat_scores(), before).kept
+    first = next(
+        (number for number, rule in enumerate(recipe.rules.values()) if rule.score in closer), len(recipe.rules)
+    )
+    ruling = dict(list(recipe.rules.items())[:first])
+    return rules.judge(clips.scores, ruling, shortest_seconds=shortest_seconds(recipe))
 
 
-def with_looks(
+def looks(
     out: Storage,
-    clips: Sequence[AssessedClip],
+    clips: ClipTable,
     recipe: CurateRecipe,
     *,
     keys: Mapping[str, str],
     failed: Mapping[str, Outcome],
-) -> list[AssessedClip]:
-    """The clips with what the closer looks gave, or why there is none, and the decisions that follow from it."""
-    stands = {signal: _standing(out, signal, key) for signal, key in keys.items()}
-    found = []
-    for item in clips:
-        clip_id, scores, absent = item.clip.clip_id, dict(item.scores), {}
-        spent = dict(item.signal_milliseconds)
-        for signal in CLOSER_SCORES:
-            scores[signal] = {}
-            if signal not in keys:
-                absent[signal] = f"{_OFF[signal]} is not set"
-            elif not wanted(item, recipe.rules):
-                absent[signal] = f"rejected before: {item.decision.reason}"
-            elif clip_id in stands[signal]:
-                note = out.read_json(_path(signal, keys[signal], clip_id))
-                scores[signal] = note["scores"]
-                spent[signal] = note["cpu_milliseconds"]
-                absent |= {signal: note["error"]} if note["error"] else {}
-            else:
-                absent[signal] = failed[clip_id].detail if clip_id in failed else "not measured"
-        item = replace(item, scores=scores, absent=absent, signal_milliseconds=spent)
-        found.append(_decided(item, recipe) if keys and item.bucket is not None else item)
+) -> dict[str, Looked]:
+    """By signal, what the closer looks gave, or why there is none."""
+    found = {}
+    for signal, names in CLOSER_SCORES.items():
+        if signal in keys:
+            found[signal] = _looked(read_notes(out, signal, keys[signal]), clips, recipe, failed)
+        else:
+            nothing = np.full(len(clips), np.nan)
+            off = pa.array([f"{_OFF[signal]} is not set"]).take(pa.array(np.zeros(len(clips), np.int8)))
+            found[signal] = Looked(dict.fromkeys(names, nothing), nothing, off)
     return found
 
 
-def _decided(item: AssessedClip, recipe: CurateRecipe) -> AssessedClip:
-    decision = rules.decide(item.clip.clip_id, item.flat_scores(), recipe.rules)
-    return replace(
-        item, decision=decision, caption=caption_of(item.clip, item.flat_scores(), recipe) if decision.kept else None
-    )
+def _looked(notes: pa.Table, clips: ClipTable, recipe: CurateRecipe, failed: Mapping[str, Outcome]) -> Looked:
+    clip_ids, before = clips.clip_ids, before_looks(clips, recipe)
+    passed = before.kept
+    rows = notes.take(pc.index_in(clip_ids, value_set=notes.column("clip_id").combine_chunks()))
+    noted = passed & rows.column("clip_id").is_valid().to_numpy()
+    rejected = pc.binary_join_element_wise("rejected before: ", before.reason_column(), "")
+    lost = [key for key in failed if failed[key].detail]
+    told = pa.array([failed[key].detail for key in lost], pa.string())
+    why = pc.fill_null(told.take(pc.index_in(clip_ids, value_set=pa.array(lost, pa.string()))), "not measured")
+    absent = pc.if_else(pa.array(passed), pc.if_else(pa.array(noted), rows.column("error"), why), rejected)
+    numbers = {
+        name: np.where(noted, rows.column(name).to_numpy(), np.nan)
+        for name in rows.column_names
+        if name not in ("clip_id", "error")
+    }
+    milliseconds = numbers.pop("cpu_milliseconds")
+    return Looked(numbers, milliseconds, absent.combine_chunks() if isinstance(absent, pa.ChunkedArray) else absent)
 
 
 class LookCloser:
-    """Row {folder, name, jobs} → the scores of each clip on storage, and an Outcome row per clip."""
+    """Row {folder, name, jobs} → its clips' scores on storage, a table per signal, and an Outcome row per clip."""
 
     def __init__(self, *, out: str, settings: dict[str, Any]) -> None:
         self._out = open_storage(out)
@@ -161,36 +182,37 @@ class LookCloser:
     def __call__(self, row: dict[str, str]) -> list[dict[str, str]]:
         work = json.loads(row["payload"])
         jobs = [CloserJob(**job) for job in work["jobs"]]
+        found: dict[str, list[Note]] = {}
         try:
             with open_storage(work["folder"]).local_path(work["name"]) as path:
-                return [to_row(asdict(self._look(path, work["name"], job))) for job in jobs]
+                outcomes = [self._look(path, work["name"], job, found) for job in jobs]
         except StorageError as error:
-            return [to_row(asdict(Outcome(job.clip_id, FAILED, UNREADABLE, error.message))) for job in jobs]
+            outcomes = [Outcome(job.clip_id, FAILED, UNREADABLE, error.message) for job in jobs]
+        try:
+            for signal, notes in found.items():
+                write_notes(self._out, signal, notes[0].key, notes)
+        except StorageError as error:
+            outcomes = [Outcome(job.clip_id, ABORTED, detail=str(error)) for job in jobs]
+        return [to_row(asdict(outcome)) for outcome in outcomes]
 
-    def _look(self, path: Path, name: str, job: CloserJob) -> Outcome:
+    def _look(self, path: Path, name: str, job: CloserJob, found: dict[str, list[Note]]) -> Outcome:
         try:
             images = take_looks(path, start_seconds=job.start_seconds, stop_seconds=job.stop_seconds)
-            notes = {signal: self._score(signal, images) for signal in job.keys}
+            notes = [self._score(signal, images, job) for signal in job.keys]
         except MediaError as error:
             message = error.message.replace(str(path), name)
-            notes = {signal: _note({}, error=f"{DAMAGED}: {message}") for signal in job.keys}
+            notes = [Note(job.clip_id, signal, key, error=f"{DAMAGED}: {message}") for signal, key in job.keys.items()]
         except Exception as error:  # the row boundary
             return Outcome(job.clip_id, FAILED, ERROR, f"{type(error).__name__}: {error}")
-        try:
-            for signal, note in notes.items():
-                self._out.write_json(_path(signal, job.keys[signal], job.clip_id), note)
-        except StorageError as error:
-            return Outcome(job.clip_id, ABORTED, detail=str(error))
+        for note in notes:
+            found.setdefault(note.signal, []).append(note)
         return Outcome(job.clip_id, OK)
 
-    def _score(self, signal: str, images: Sequence[UInt8[np.ndarray, "h w 3"]]) -> dict[str, Any]:
+    def _score(self, signal: str, images: Sequence[UInt8[np.ndarray, "h w 3"]], job: CloserJob) -> Note:
         started = time.process_time()
         scores = self._signals[signal].score(iter(images))
-        return _note(scores, cpu_milliseconds=round(1000 * (time.process_time() - started), 1))
-
-
-def _note(scores: Mapping[str, float], *, error: str = "", cpu_milliseconds: float = 0.0) -> dict[str, Any]:
-    return {"scores": dict(scores), "error": error, "cpu_milliseconds": cpu_milliseconds}
+        spent = round(1000 * (time.process_time() - started), 1)
+        return Note(job.clip_id, signal, job.keys[signal], scores, cpu_milliseconds=spent)
 
 
 def load_signals(settings: SignalSettings) -> dict[str, CloserSignal]:
@@ -238,11 +260,3 @@ _OFF = {"text": "signals.text", "aesthetics": "signals.aesthetics.weights"}
 
 def _key(*code: ModuleType, model: str) -> str:
     return stage_fingerprint((*code, media), model)
-
-
-def _path(signal: str, key: str, clip_id: str) -> str:
-    return f"work/{STAGE}/{signal}/{key}/{clip_id}.json"
-
-
-def _standing(out: Storage, signal: str, key: str) -> set[str]:
-    return {Path(path).stem for path in out.list(f"work/{STAGE}/{signal}/{key}", suffix=".json")}

@@ -11,6 +11,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from data_pipeline.assess import BUCKET
+from data_pipeline.assessed import ClipTable
 from data_pipeline.failures import DAMAGED, ERROR, UNREADABLE
 from data_pipeline.fingerprint import short_hash, stage_fingerprint
 from data_pipeline.outcome import ABORTED, FAILED, OK, Outcome, to_row
@@ -46,19 +48,18 @@ class CutJob:
         return f"{MEDIA}/{self.clip_id[:2]}/{self.clip_id}.mp4"
 
 
-def cut_jobs(clips: Iterable[Any], settings: MediaSettings, *, fps: float) -> dict[str, CutJob]:
-    """What is to be cut, by clip_id: the kept ones of the assessed clips, or nothing where no files are asked for."""
+def cut_jobs(kept: ClipTable, settings: MediaSettings, *, fps: float, buckets: Iterable[Bucket]) -> dict[str, CutJob]:
+    """What is to be cut, by clip_id: the kept clips, or nothing where no files are asked for."""
     if settings.mode == "none":
         return {}
     fingerprint = cut_fingerprint(settings)
+    by_name = {bucket.folder: bucket for bucket in buckets}
     jobs = {}
-    for item in clips:
-        if item.decision.kept and item.bucket is not None:
-            clip, shape = item.clip, [item.bucket.folder, fps] if settings.mode == "encode" else []
-            key = short_hash(fingerprint, clip.clip_id, shape)
-            jobs[clip.clip_id] = CutJob(
-                clip.clip_id, clip.start_pts, clip.stop_pts, clip.start_seconds, fps, item.bucket, key
-            )
+    for row in kept.rows.select(["clip_id", "start_pts", "stop_pts", "start_seconds", BUCKET]).to_pylist():
+        bucket = by_name[row.pop(BUCKET)]
+        shape = [bucket.folder, fps] if settings.mode == "encode" else []
+        key = short_hash(fingerprint, row["clip_id"], shape)
+        jobs[row["clip_id"]] = CutJob(**row, fps=fps, bucket=bucket, key=key)
     return jobs
 
 

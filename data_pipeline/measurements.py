@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -17,13 +17,15 @@ from groundwork.storage import Storage
 
 @dataclass(frozen=True)
 class MeasureJob:
-    """One part of one video. `num_parts` is 0 until its first part was opened."""
+    """One part of one video. `num_parts` is 0 until its first part was opened; `measured`: the whole video is, and
+    only its clips are to be assessed."""
 
     video_id: str
     folder: str
     name: str
     part: int = 0
     num_parts: int = 0
+    measured: bool = False
 
     @property
     def key(self) -> str:
@@ -85,8 +87,11 @@ class Measurements:
         if outcome.reason in LASTING:
             self.out.write_json(self.failure_path(outcome.key), {**asdict(outcome), "limits": dict(self.limits)})
 
-    def standing(self, sources: Iterable[Source]) -> tuple[dict[str, Outcome], list[MeasureJob]]:
-        """The failures that stay, by video_id, and the parts still to be measured."""
+    def standing(
+        self, sources: Iterable[Source], *, assessed: Collection[str] = ()
+    ) -> tuple[dict[str, Outcome], list[MeasureJob]]:
+        """The failures that stay, by video_id, and what is left: parts to be measured, and measured videos that are not
+        among the `assessed`."""
         present = set(self.out.list(self.folder))
         parts: dict[str, set[str]] = defaultdict(set)
         for path in present:
@@ -99,6 +104,8 @@ class Measurements:
                 failed[source.video_id] = outcome
             elif self.path(source.video_id) not in present:
                 jobs += self._missing_parts(source, parts[self._parts_folder(source.video_id)])
+            elif source.video_id not in assessed:
+                jobs.append(MeasureJob(source.video_id, source.folder, source.name, measured=True))
         return failed, jobs
 
     def _failure(self, video_id: str) -> Outcome | None:

@@ -214,6 +214,8 @@ class WorkerSettings(FrozenModel):
     """GPUs (or a share of one) that each encoding process reserves; 0: it encodes on the CPU."""
     cpus: float = Field(default=0.5, gt=0)
     """Logical CPUs that each process reserves."""
+    memory_mib: int = Field(default=0, ge=0)
+    """Memory that each process reserves, in MiB, so that no node takes more of them than it can hold (0: none)."""
 
 
 class CurateRecipe(FrozenModel):

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from data_pipeline import assess as assess_step
-from data_pipeline import buckets, clips, closer, dataset, rules, shots
+import pyarrow as pa
+
+from data_pipeline import assessed, closer, dataset, rules, tables
 from data_pipeline.analysis import analysis_fingerprint
-from data_pipeline.assess import AssessedClip, assess, limit
-from data_pipeline.captions import measured
+from data_pipeline.assess import BUCKET, shortest_seconds
+from data_pipeline.assessed import Assessed, ClipTable, assess_fingerprint, read_clips
+from data_pipeline.captions.step import caption_fingerprint
 from data_pipeline.closer import CloserJob
 from data_pipeline.cut import CutJob, drop_cut_notes, write_media_table
-from data_pipeline.dataset import MANIFEST, Curated, build_manifest, code_version, drop_stale, files_stand, write_tables
+from data_pipeline.dataset import MANIFEST, Curated, build_manifest, code_version, drop_stale, files_stand
 from data_pipeline.duplicates import DECIDING
 from data_pipeline.duplicates.embeddings import fingerprints as embedding_fingerprints
 from data_pipeline.duplicates.step import drop_duplicates
@@ -26,7 +28,9 @@ from data_pipeline.measurements import Measurements, measurements
 from data_pipeline.outcome import FAILED, Outcome, to_row
 from data_pipeline.recipe import Bucket, CurateRecipe
 from data_pipeline.report import write_report
+from data_pipeline.rules import Verdicts
 from data_pipeline.shards import drop_staged, find_encoded, write_shards
+from data_pipeline.tables import write_tables
 from groundwork.storage import Storage
 
 
@@ -61,6 +65,11 @@ class Run:
         return measurements(self.out, self.recipe, fingerprint=self.code["analyse"])
 
     @property
+    def assessed(self) -> Assessed:
+        """What the videos' clips are kept in."""
+        return Assessed(self.out, self.code["assess"])
+
+    @property
     def closer(self) -> dict[str, str]:
         """Fingerprints of the signals that take a closer look."""
         return {signal: self.code[f"{closer.STAGE}.{signal}"] for signal in self.recipe.signals.closer}
@@ -76,12 +85,15 @@ class Run:
 
 def code_fingerprints(recipe: CurateRecipe, *, models: Mapping[str, Any]) -> dict[str, str]:
     """One per stage; `models` are those the latents come from."""
-    deciding = (assess_step, buckets, closer, measured, clips, dataset, rules, shots, *DECIDING)
+    deciding = (assessed, closer, dataset, rules, tables, *DECIDING)
+    analysed = analysis_fingerprint(recipe.shots.neural)
     return {
-        "analyse": analysis_fingerprint(recipe.shots.neural),
+        "analyse": analysed,
+        "assess": assess_fingerprint(recipe, measurements=analysed),
         "decide": stage_fingerprint(deciding, None),
         **embedding_fingerprints(recipe.duplicates),
         **{f"{closer.STAGE}.{signal}": key for signal, key in closer.fingerprints(recipe.signals).items()},
+        "captions": caption_fingerprint(recipe.captions),
         "encode": encode_fingerprint(recipe.variant, models=models),
     }
 
@@ -101,56 +113,53 @@ def summary(run: Run, manifest: Mapping[str, Any], *, already_done: bool) -> dic
     return {"dataset": run.out.uri, "already_done": already_done, **{name: manifest[name] for name in names}}
 
 
-def decide(run: Run, failed: Mapping[str, Outcome]) -> Curated:
-    """Clips, scores, decisions and captions of every readable source, from its stored measurements."""
-    headers, damage, found = {}, {}, []
-    failed = dict(failed)
-    for source in run.sources:
-        if source.duplicate_of or source.video_id in failed:
-            continue
-        analysis = run.measurements.read(source.video_id)
-        detail = analysis.damage_detail()
-        if detail and run.recipe.decode.damaged == "reject":
-            failed[source.video_id] = Outcome(source.video_id, FAILED, DAMAGED, detail)
-            continue
-        if detail:
-            damage[source.video_id] = detail
-        headers[source.video_id] = analysis.header
-        found += assess(source.video_id, analysis, run.recipe)
-    return Curated(run.sources, headers, failed, found, {}, damage)
+def gather(run: Run, failed: Mapping[str, Outcome]) -> Curated:
+    """The clips of every readable source as columns, none of them decided yet; `failed`: by video_id."""
+    videos = [s.video_id for s in run.sources if not s.duplicate_of and s.video_id not in failed]
+    keep_damaged = run.recipe.decode.damaged == "keep"
+    found, facts = read_clips(run.assessed, videos, damaged=keep_damaged)
+    damaged = {video_id: known.damage for video_id, known in facts.items() if known.damage and not keep_damaged}
+    left_out = {video_id: Outcome(video_id, FAILED, DAMAGED, detail) for video_id, detail in damaged.items()}
+    facts = {video_id: known for video_id, known in facts.items() if video_id not in left_out}
+    return Curated(run.sources, facts, {**failed, **left_out}, found, Verdicts.undecided(len(found)))
 
 
-def conclude(run: Run, curated: Curated, looks: Mapping[str, Outcome]) -> Curated:
-    """With what the closer looks gave (`looks`: those that failed), one clip of each group of copies, and no more
-    clips than the recipe asks for."""
-    found = closer.with_looks(run.out, curated.clips, run.recipe, keys=run.closer, failed=looks)
+def decide(run: Run, curated: Curated, failed_looks: Mapping[str, Outcome]) -> Curated:
+    """Every clip kept or rejected, in one pass over the columns: by the rules, with what the closer looks gave
+    (`failed_looks`: by clip_id), then one clip of each group of copies, and no more clips than the recipe asks for."""
+    clips, recipe = curated.clips, run.recipe
+    looked = closer.looks(run.out, clips, recipe, keys=run.closer, failed=failed_looks)
+    scores = dict(clips.scores)
+    for signal in looked.values():
+        scores |= signal.scores
+    verdicts = rules.judge(scores, recipe.rules, shortest_seconds=shortest_seconds(recipe))
     bits = {
-        source.video_id: 8 * source.bytes / max(curated.headers[source.video_id].duration_seconds, 1e-3)
+        source.video_id: 8 * source.bytes / max(curated.facts[source.video_id].header.duration_seconds, 1e-3)
         for source in run.sources
-        if source.video_id in curated.headers
+        if source.video_id in curated.facts
     }
-    found, duplicates = drop_duplicates(run.out, found, run.recipe.duplicates, bits_per_second=bits)
-    limited = limit(found, max_clips=run.recipe.clips.max_clips)
-    return replace(curated, clips=limited, duplicates=duplicates, failed_looks=looks)
+    verdicts, copies = drop_duplicates(clips, verdicts, run.assessed, recipe.duplicates, bits_per_second=bits)
+    over = rules.over_limit(clips.clip_ids, verdicts.kept, max_clips=recipe.clips.max_clips)
+    verdicts = verdicts.reject(over, rules.OVER_LIMIT)
+    return replace(curated, verdicts=verdicts, looked=looked, duplicates=copies, failed_looks=failed_looks)
 
 
 def encode_jobs(
-    found: Iterable[AssessedClip], *, fps: float, without: Collection[str] = frozenset()
+    kept: ClipTable, captions: pa.Table, recipe: CurateRecipe, *, without: Collection[str] = frozenset()
 ) -> dict[str, EncodeJob]:
-    """What is to be encoded, by clip_id: the kept clips but those `without`."""
+    """What is to be encoded, by clip_id: the kept clips with a caption, but those `without`."""
+    sizes = {bucket.folder: bucket for bucket in recipe.buckets}
+    texts = dict(zip(captions.column("clip_id").to_pylist(), captions.column("text").to_pylist(), strict=True))
     return {
-        item.clip.clip_id: EncodeJob(
-            clip_id=item.clip.clip_id,
-            start_seconds=item.clip.start_seconds,
-            fps=fps,
-            bucket=item.bucket,
-            caption=item.caption.text,
+        row["clip_id"]: EncodeJob(
+            clip_id=row["clip_id"],
+            start_seconds=row["start_seconds"],
+            fps=recipe.clips.fps,
+            bucket=sizes[row[BUCKET]],
+            caption=texts[row["clip_id"]],
         )
-        for item in found
-        if item.decision.kept
-        and item.bucket is not None
-        and item.caption is not None
-        and item.clip.clip_id not in without
+        for row in kept.rows.select(["clip_id", "start_seconds", BUCKET]).to_pylist()
+        if row["clip_id"] in texts and row["clip_id"] not in without
     }
 
 
@@ -181,7 +190,7 @@ def publish(run: Run, curated: Curated, jobs: Mapping[str, EncodeJob], cuts: Map
     members = [job for job in jobs.values() if job.clip_id not in curated.failed_clips]
     shards = write_shards(out, members, encoded, fingerprint=fingerprint, clips_per_shard=recipe.encode.clips_per_shard)
     paths = [
-        *write_tables(out, curated, recipe, fingerprint=run.code["analyse"], closer=run.closer),
+        *write_tables(out, curated, recipe, assessed=run.assessed, closer=run.closer),
         *(shard.path for shard in shards),
     ]
     cut = write_media_table(out, {key: job for key, job in cuts.items() if key not in curated.failed_clips})

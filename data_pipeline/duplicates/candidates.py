@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from jaxtyping import Int, UInt64
 
-from data_pipeline.duplicates.hashes import NUM_VIEWS, ClipHashes
+from data_pipeline.duplicates.hashes import NUM_VIEWS
 
 _BANDS = 8
 _LARGEST_BUCKET = 128
@@ -27,16 +29,21 @@ class Candidate:
 
 
 def find_candidates(
-    clips: Sequence[ClipHashes], videos: Int[np.ndarray, " clips"], *, max_bits: int, same_video: bool
+    clips: pa.Table, videos: Int[np.ndarray, " clips"], *, max_bits: int, same_video: bool
 ) -> list[Candidate]:
-    """Pairs of clips with frames whose hashes differ in at most `max_bits`, most hits first for each pair.
+    """Pairs of clips with frames whose hashes differ in at most `max_bits`, most hits first for each pair. `clips` has
+    the columns FRAMES; clips go by their row.
 
     Each band is a fixed choice of bits; hashes that agree in all of them meet. In a bucket with very many hashes only
     the first ones are met: they stand for the others, since whatever resembles them is joined through them.
     """
-    dense, owner = _flat([clip.dense for clip in clips])
+    frames, sizes = _lists(clips.column("hash_dense"))
+    dense, owner = _flat(frames, sizes)
+    probes, sizes = _lists(clips.column("hash_probes"))
+    by_view = probes.reshape(-1, NUM_VIEWS)
+    columns = [_flat(by_view[:, view], sizes // NUM_VIEWS) for view in range(NUM_VIEWS)]
+    del frames, probes, by_view
     counts: dict[int, int] = {}
-    columns = [_flat([clip.probes[:, view] for clip in clips]) for view in range(NUM_VIEWS)]
     for mask in _masks(len(dense)):
         keys = dense & mask
         order = np.lexsort((owner, keys))
@@ -65,10 +72,15 @@ def _masks(count: int) -> list[np.uint64]:
     return [np.uint64(sum(1 << bit for bit in random.Random(band).sample(range(64), width))) for band in range(_BANDS)]
 
 
-def _flat(parts: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+def _lists(column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
+    """The values of all lists, and how many each list has."""
+    whole = column.combine_chunks()
+    return whole.flatten().to_numpy(), pc.list_value_length(whole).to_numpy()
+
+
+def _flat(hashes: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The telling hashes of all clips, each once per clip, and the number of the clip of each."""
-    owner = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
-    hashes = np.concatenate(parts) if parts else np.empty(0, np.uint64)
+    owner = np.repeat(np.arange(len(sizes), dtype=np.int32), sizes)
     order = np.lexsort((hashes, owner))
     hashes, owner = hashes[order], owner[order]
     new = np.ones(len(hashes), dtype=bool)
@@ -101,7 +113,7 @@ def _met(
 def _count(counts: dict[int, int], left: np.ndarray, right: np.ndarray, view: int, num_clips: int) -> None:
     if view == 0:  # whole frames on both sides: the direction says nothing
         left, right = np.minimum(left, right), np.maximum(left, right)
-    keys, hits = np.unique((left * NUM_VIEWS + view) * num_clips + right, return_counts=True)
+    keys, hits = np.unique((left.astype(np.int64) * NUM_VIEWS + view) * num_clips + right, return_counts=True)
     for key, number in zip(keys.tolist(), hits.tolist(), strict=True):
         counts[key] = counts.get(key, 0) + number
 

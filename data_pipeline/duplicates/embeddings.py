@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -95,21 +96,37 @@ class Embedder:
         return (pixels[:, top : top + self._side, left : left + self._side] - self._mean) / self._deviation
 
 
-def clip_vectors(out: Storage, jpegs: Mapping[str, bytes], settings: DuplicateSettings) -> dict[str, np.ndarray]:
-    """A vector for each clip, by clip_id. Those of earlier runs with this encoder are kept in work/."""
+def clip_vectors(
+    out: Storage, pictures: Iterable[pa.Table], settings: DuplicateSettings, *, only: pa.Array
+) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """A vector for each clip of `only`, and its video_id, by clip_id; `pictures`: tables of clip_id, video_id and
+    thumbnail, of these clips and others. Vectors of earlier runs with this encoder are kept in work/."""
     path = f"{_FOLDER}/{fingerprints(settings)['duplicates.embedding']}.parquet"
     known: dict[str, np.ndarray] = {}
     if out.exists(path):
         table = out.read_table(path)
         values = np.stack(table.column("vector").to_pylist()).astype(np.float32)
         known = dict(zip(table.column("clip_id").to_pylist(), values, strict=True))
-    missing = sorted(set(jpegs) - set(known))
-    if missing:
-        known |= zip(missing, Embedder(settings.embedding.model).embed([jpegs[name] for name in missing]), strict=True)
+    videos: dict[str, str] = {}
+    before = len(known)
+    embedder: Embedder | None = None
+    for table in pictures:
+        table = table.filter(pc.is_in(table.column("clip_id"), value_set=only))
+        names = table.column("clip_id").to_pylist()
+        videos |= zip(names, table.column("video_id").to_pylist(), strict=True)
+        missing = {
+            name: jpeg
+            for name, jpeg in zip(names, table.column("thumbnail").to_pylist(), strict=True)
+            if name not in known
+        }
+        if missing:
+            embedder = embedder or Embedder(settings.embedding.model)
+            known |= zip(missing, embedder.embed(list(missing.values())), strict=True)
+    if len(known) > before:
         names = sorted(known)
         vectors = pa.array([known[name].tolist() for name in names], pa.list_(pa.float32()))
         out.write_table(path, pa.table({"clip_id": names, "vector": vectors}))
-    return {name: known[name] for name in jpegs}
+    return {name: known[name] for name in videos}, videos
 
 
 def embedding_pairs(

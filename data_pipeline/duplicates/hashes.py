@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
 from jaxtyping import Float, Int, UInt64
 
 from data_pipeline.signals import views
@@ -14,6 +15,16 @@ TICKS_PER_SECOND = 12
 """Time is counted in steps of this size: two copies sampled differently are at most half a step apart."""
 _FEWEST_BITS = 12
 NUM_VIEWS = 1 + len(views.VIEWS)
+HASH_COLUMNS = {
+    "hash_dense": pa.list_(pa.uint64()),
+    "hash_probes": pa.list_(pa.uint64()),
+    "hash_ticks": pa.list_(pa.int64()),
+    "hash_movement": pa.list_(pa.float32()),
+    "hash_light": pa.list_(pa.float32()),
+}
+"""A clip's `ClipHashes` as columns of a table; the probes row by row."""
+FRAMES = ("hash_dense", "hash_probes")
+"""Those of them by which candidates are found; all of them are needed only of candidates."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +41,17 @@ class ClipHashes:
     probe_ticks: Int[np.ndarray, " samples"]
     movement: Float[np.ndarray, " ticks"]
     light: Float[np.ndarray, " ticks"]
+
+    def columns(self) -> dict[str, np.ndarray]:
+        """One array for each of HASH_COLUMNS."""
+        arrays = (self.dense, self.probes.ravel(), self.probe_ticks, self.movement, self.light)
+        return dict(zip(HASH_COLUMNS, arrays, strict=True))
+
+    @classmethod
+    def from_row(cls, table: pa.Table, row: int) -> ClipHashes:
+        """The reverse of `columns`, for one row of a table; nothing is copied."""
+        dense, probes, ticks, movement, light = (table.column(name)[row].values.to_numpy() for name in HASH_COLUMNS)
+        return cls(dense, probes.reshape(-1, NUM_VIEWS), ticks, movement, light)
 
     def movement_per_second(self) -> float:
         """On average, in shares of the short side."""

@@ -1,9 +1,8 @@
-"""Assessed clips become the groups of copies among them, and the decisions that follow: one of each group stays."""
+"""Clips become the groups of copies among them, and the decisions that follow: one of each group stays."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -11,52 +10,77 @@ import pyarrow.compute as pc
 from jaxtyping import Bool, Int
 
 from data_pipeline import rules
-from data_pipeline.assess import AssessedClip
+from data_pipeline.assess import THUMBNAIL
+from data_pipeline.assessed import Assessed, ClipTable
 from data_pipeline.duplicates.find import hash_pairs
 from data_pipeline.duplicates.groups import Member, Pair, group, superseded
+from data_pipeline.duplicates.hashes import FRAMES, HASH_COLUMNS
 from data_pipeline.recipe import DuplicateSettings
+from data_pipeline.rules import Verdicts
 from groundwork.records import Duplicate
-from groundwork.storage import Storage
 
 TABLE = "duplicates"
+_PICTURES_AT_ONCE = 2048
 
 
 def drop_duplicates(
-    out: Storage, clips: Sequence[AssessedClip], settings: DuplicateSettings, *, bits_per_second: Mapping[str, float]
-) -> tuple[list[AssessedClip], list[Duplicate]]:
-    """The clips with later decisions, and all groups found. `bits_per_second`: of each video, by its video_id.
+    clips: ClipTable,
+    verdicts: Verdicts,
+    assessed: Assessed,
+    settings: DuplicateSettings,
+    *,
+    bits_per_second: Mapping[str, float],
+) -> tuple[Verdicts, list[Duplicate]]:
+    """Later verdicts, and all groups found. `bits_per_second`: of each video that has clips, by its video_id.
 
     Rejected clips are grouped too, so that other thresholds can be tried later, but a kept clip only leaves for another
     kept one. Shots too short for any bucket take no part.
     """
-    whole = {item.clip.clip_id: item for item in clips if item.bucket is not None}
-    videos = {clip_id: item.clip.video_id for clip_id, item in whole.items()}
     pairs: list[Pair] = []
+    videos = list(bits_per_second)
     if settings.mode in ("hash", "both"):
-        hashes = {clip_id: item.hashes for clip_id, item in whole.items() if item.hashes is not None}
-        pairs += hash_pairs(hashes, videos, settings.hash)
+        frames = assessed.read(videos, ("clip_id", "video_id", *FRAMES))
+        frames = frames.filter(frames.column(FRAMES[0]).is_valid())
+
+        def whole(clip_ids: pa.Array) -> pa.Table:
+            theirs = frames.filter(pc.is_in(frames.column("clip_id"), value_set=clip_ids)).column("video_id")
+            return assessed.read(theirs.unique().to_pylist(), ("clip_id", *HASH_COLUMNS), only=clip_ids)
+
+        pairs += hash_pairs(frames, settings.hash, whole=whole)
     if settings.mode in ("embedding", "both"):
         from data_pipeline.duplicates.embeddings import clip_vectors, embedding_pairs
 
-        vectors = clip_vectors(out, {clip_id: item.thumbnail for clip_id, item in whole.items()}, settings)
-        pairs += embedding_pairs(vectors, videos, settings.embedding)
-    members = {clip_id: _member(item, bits_per_second) for clip_id, item in whole.items()}
-    found = group(members, pairs, same_video=within_videos(settings))
-    by_clip = {row.clip_id: row for row in found}
-    return [_decided(replace(item, hashes=None), by_clip.get(item.clip.clip_id)) for item in clips], found
+        names = clips.clip_ids.filter(pa.array(clips.has_bucket))
+        pictures = assessed.rows(videos, ("clip_id", "video_id", THUMBNAIL), at_once=_PICTURES_AT_ONCE)
+        vectors, theirs = clip_vectors(assessed.out, pictures, settings, only=names)
+        pairs += embedding_pairs(vectors, theirs, settings.embedding)
+    found = group(_members(clips, verdicts, pairs, bits_per_second), pairs, same_video=within_videos(settings))
+    return _decided(clips, verdicts, found), found
 
 
-def _member(item: AssessedClip, bits_per_second: Mapping[str, float]) -> Member:
-    clip = item.clip
-    bits = bits_per_second.get(clip.video_id, 0.0)
-    return Member(clip.clip_id, clip.video_id, clip.width * clip.height, bits, item.decision.kept)
+def _members(
+    clips: ClipTable, verdicts: Verdicts, pairs: Sequence[Pair], bits_per_second: Mapping[str, float]
+) -> dict[str, Member]:
+    """The clips that have a copy."""
+    names = pa.array(sorted({name for pair in pairs for name in (pair.left, pair.right)}), pa.string())
+    rows = pc.index_in(names, value_set=clips.clip_ids)
+    shown = clips.rows.select(["clip_id", "video_id", "width", "height"]).take(rows).to_pylist()
+    kept = verdicts.kept[rows.to_numpy()]
+    return {
+        row["clip_id"]: Member(
+            row["clip_id"], row["video_id"], row["width"] * row["height"], bits_per_second[row["video_id"]], bool(stays)
+        )
+        for row, stays in zip(shown, kept, strict=True)
+    }
 
 
-def _decided(item: AssessedClip, row: Duplicate | None) -> AssessedClip:
-    if row is None or not item.decision.kept or row.representative == row.clip_id:
-        return item
-    decision = rules.reject(row.clip_id, rules.NEAR_DUPLICATE, score_name="similarity", score=row.similarity)
-    return replace(item, decision=decision, caption=None)
+def _decided(clips: ClipTable, verdicts: Verdicts, found: Sequence[Duplicate]) -> Verdicts:
+    leaving = [row for row in found if row.representative != row.clip_id]
+    rows = pc.index_in(pa.array([row.clip_id for row in leaving], pa.string()), value_set=clips.clip_ids).to_numpy()
+    which, similarity = np.zeros(len(clips), bool), np.full(len(clips), np.nan)
+    which[rows] = True
+    similarity[rows] = [row.similarity for row in leaving]
+    return verdicts.reject(which, rules.NEAR_DUPLICATE, score_name="similarity", score=similarity)
 
 
 def within_videos(settings: DuplicateSettings) -> bool:

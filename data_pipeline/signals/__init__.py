@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Protocol
 
 import numpy as np
@@ -78,11 +79,17 @@ def accumulators() -> dict[str, Accumulator]:
     return {name: signal.accumulator() for name, signal in SIGNALS.items() if signal.accumulator is not None}
 
 
-def score_names() -> frozenset[str]:
-    """Every score that the signals give a clip."""
+@cache
+def signal_scores() -> Mapping[str, tuple[str, ...]]:
+    """The names of the scores of each signal of the decode pass."""
     columns = {column for accumulator in accumulators().values() for column in accumulator.columns}
     series = {column: np.arange(2.0) for column in ("seconds", "dissolve", *columns)}
-    return frozenset(name for signal in SIGNALS.values() for name in signal.score(series))
+    return {name: tuple(sorted(signal.score(series))) for name, signal in SIGNALS.items()}
+
+
+def score_names() -> frozenset[str]:
+    """Every score that the signals give a clip."""
+    return frozenset(name for names in signal_scores().values() for name in names)
 
 
 CODE = (

@@ -153,8 +153,8 @@ def _probe(address: str) -> None:
         raise RunError(f"No Ray answers at {address}: {error}", hint) from error
 
 
-def room_for(*, cpus: float, gpus: float, least: int) -> int:
-    """How many workers of so many CPUs and GPUs each the cluster can hold; Ray must be connected.
+def room_for(*, cpus: float, gpus: float, least: int, memory: int = 0) -> int:
+    """How many workers of so many CPUs, GPUs and bytes of memory each the cluster can hold; Ray must be connected.
 
     Raises RunError when that is fewer than `least`: Ray would wait for ever for what it does not have.
     """
@@ -162,13 +162,13 @@ def room_for(*, cpus: float, gpus: float, least: int) -> int:
 
     have = ray.cluster_resources()
     room = []
-    for name, wanted in (("CPU", cpus), ("GPU", gpus)):
+    for name, wanted in (("CPU", cpus), ("GPU", gpus), ("memory", memory)):
         if wanted:
             room.append(int(have.get(name, 0.0) / wanted + 1e-6))
             if room[-1] < least:
                 raise RunError(
                     f"{least} workers ask for {least * wanted:g} {name}, and Ray has {have.get(name, 0.0):g}.",
-                    "Lower --workers.cpus, --workers.encode-gpus or --workers.at-least.",
+                    "Lower --workers.cpus, --workers.encode-gpus, --workers.memory-mib or --workers.at-least.",
                 )
     return min(room)
 

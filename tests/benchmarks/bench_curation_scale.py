@@ -23,10 +23,11 @@ import numpy as np
 import pyarrow as pa
 
 from data_pipeline.analysis import Analysis, analyse
+from data_pipeline.assess import assess
 from data_pipeline.ingest import Source
 from data_pipeline.measurements import MeasureJob
 from data_pipeline.recipe import CurateRecipe
-from data_pipeline.steps import Run, code_fingerprints, conclude, decide, publish
+from data_pipeline.steps import Run, code_fingerprints, decide, gather, publish
 from groundwork.footage import sample_footage
 from groundwork.media import probe
 from groundwork.storage import open_storage
@@ -77,6 +78,7 @@ def measure(clips: int, folder: Path, base: Analysis) -> dict[str, Any]:
     for number, source in enumerate(sources):
         job = MeasureJob(source.video_id, source.folder, source.name)
         run.measurements.write(job, video(base, number), num_parts=1)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
     steps = {}
     started = time.process_time()
 
@@ -85,15 +87,25 @@ def measure(clips: int, folder: Path, base: Analysis) -> dict[str, Any]:
         now = time.process_time()
         steps[step], started = round(1000 * (now - started) / clips, 4), time.process_time()
 
-    curated = decide(run, {})
-    lap("shots, scores, decisions")
-    curated = conclude(run, curated, {})
-    lap("copies")
+    for source in sources:  # what the pool of workers does
+        analysis = run.measurements.read(source.video_id)
+        run.assessed.write(source.video_id, assess(source.video_id, analysis, recipe), analysis)
+    lap("shots, scores")
+    curated = gather(run, {})
+    lap("columns")
+    curated = decide(run, curated, {})
+    lap("decisions, copies")
     manifest = publish(run, curated, {}, {})
     lap("tables, manifest, report")
     assert manifest["clips"]["found"] == videos * CLIPS_PER_VIDEO, manifest["clips"]
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
-    return {"clips": clips, **steps, "cpu_milliseconds_per_clip": round(sum(steps.values()), 4), "peak_mib": peak}
+    return {
+        "clips": clips,
+        **steps,
+        "cpu_milliseconds_per_clip": round(sum(steps.values()), 4),
+        "before_mib": before,
+        "peak_mib": peak,
+    }
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -14,10 +14,12 @@ import resource
 import time
 
 import numpy as np
+import pyarrow.compute as pc
 
 from data_pipeline.duplicates.find import hash_pairs
-from data_pipeline.duplicates.hashes import NUM_VIEWS, TICKS_PER_SECOND, ClipHashes
+from data_pipeline.duplicates.hashes import FRAMES, NUM_VIEWS, TICKS_PER_SECOND, ClipHashes
 from data_pipeline.recipe import HashSettings
+from tests.support.hashes import hash_table
 
 _TICKS, _SHIFT = 5 * TICKS_PER_SECOND, 16
 
@@ -66,8 +68,12 @@ def main() -> None:
             copy = f"{len(clips):08d}"
             clips[copy] = clip(parts, first=_SHIFT, noise=options.noise, numbers=numbers)
             expected.add((name, copy))
+    table = hash_table(clips, {name: name for name in clips})
+    frames = table.select(["clip_id", "video_id", *FRAMES])
     started = time.process_time()
-    pairs = hash_pairs(clips, {name: name for name in clips}, HashSettings())
+    pairs = hash_pairs(
+        frames, HashSettings(), whole=lambda ids: table.filter(pc.is_in(table.column("clip_id"), value_set=ids))
+    )
     seconds = time.process_time() - started
     found = {(min(pair.left, pair.right), max(pair.left, pair.right)) for pair in pairs}
     result = {

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from data_pipeline import rules
 from data_pipeline.analysis import Analysis, analyse
-from data_pipeline.assess import assess
+from data_pipeline.assess import assess, measured_scores, shortest_seconds
 from data_pipeline.recipe import CurateRecipe
 from groundwork.errors import MediaError
 from groundwork.media import probe
@@ -68,9 +69,11 @@ def spans(
     for film in films:
         analysis = analysed[film.file]
         assert isinstance(analysis, Analysis)
-        for item in assess(film.file, analysis, quick_recipe):
-            scores = {name: value for values in item.scores.values() for name, value in values.items()}
-            found.append(told.span(film, vars(item.clip), reason=item.decision.reason, scores=scores))
+        table = assess(film.file, analysis, quick_recipe)
+        columns = {name: table.column(name).to_numpy() for name in measured_scores()}
+        verdicts = rules.judge(columns, quick_recipe.rules, shortest_seconds=shortest_seconds(quick_recipe))
+        for row, reason in zip(table.to_pylist(), verdicts.reason_column().to_pylist(), strict=True):
+            found.append(told.span(film, row, reason=reason, scores={name: row[name] for name in columns}))
     return found
 
 

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from data_pipeline import closer
-from data_pipeline.assess import AssessedClip
-from data_pipeline.closer import LookCloser, closer_jobs, require, take_looks, with_looks
-from data_pipeline.outcome import to_row
+from data_pipeline.assessed import ClipTable
+from data_pipeline.closer import LookCloser, closer_jobs, looks, require, take_looks
+from data_pipeline.closer_notes import Note, read_notes, write_notes
+from data_pipeline.outcome import FAILED, Outcome, to_row
 from data_pipeline.policy import Rule
 from data_pipeline.recipe import AestheticsSettings, Bucket, CurateRecipe, SignalSettings
-from data_pipeline.rules import decide
+from data_pipeline.rules import judge
 from groundwork.errors import RecipeError, WeightsError
 from groundwork.media import write_video
-from groundwork.records import Clip
+from groundwork.records import Clip, to_table
 from groundwork.storage import Storage, open_storage
 from tests.support.signals import panned
 
@@ -35,23 +38,12 @@ def recipe(**rules: Rule) -> CurateRecipe:
     return CurateRecipe(buckets=(BUCKET,), rules=rules, signals=SignalSettings(text=True))
 
 
-def assessed(name: str, ruling: CurateRecipe, *, luma: float = 100.0, motion: float = 9.0) -> AssessedClip:
-    clip = Clip(name, "video", 0, 30, 1, 25, 0.0, 1.2, 30, 256, 144, 25.0)
-    palette = {f"colour_{colour}": 0.0 for colour in closer_colours()}
-    scores = {
-        "exposure": {"luma_mean": luma, "upper_light": 0.0, "left_light": 0.0, **palette},
-        "motion": {"motion_score": motion, "pan_score": 0.0, "tilt_score": 0.0, "zoom_score": 0.0},
-        "sharpness": {"sharpness_score": 100.0},
-        "clip": {"seconds": 1.2},
-    }
-    flat = {key: value for values in scores.values() for key, value in values.items()}
-    return AssessedClip(clip, BUCKET, scores, decide(name, flat, ruling.rules), None, b"", 1.0)
-
-
-def closer_colours() -> tuple[str, ...]:
-    from data_pipeline.signals.palette import COLOURS
-
-    return COLOURS
+def table(clips: Mapping[str, Mapping[str, float]]) -> ClipTable:
+    """Clips of a video by name, with other scores than usual."""
+    rows = [Clip(name, "video", 0, 30, 1, 25, 0.0, 1.2, 30, 256, 144, 25.0) for name in clips]
+    usual = {"luma_mean": 100.0, "motion_score": 9.0, "seconds": 1.2, "bucket_frames": 9.0}
+    scores = {name: np.array([{**usual, **own}[name] for own in clips.values()]) for name in usual}
+    return ClipTable(to_table(rows, Clip).append_column("bucket", pa.array([BUCKET.folder] * len(rows))), scores)
 
 
 @pytest.fixture
@@ -61,7 +53,9 @@ def out(tmp_path: Path) -> Storage:
 
 def test_only_what_the_rules_in_front_keep_is_looked_at(out: Storage) -> None:
     first = recipe(dark=DARK, written=WRITTEN, static=STATIC)
-    clips = [assessed("fine", first), assessed("dark", first, luma=3.0), assessed("still", first, motion=0.0)]
+    clips = table(
+        {"fine": {}, "dark": {"luma_mean": 3.0}, "still": {"motion_score": 0.0}, "short": {"bucket_frames": 0}}
+    )
     # `static` stands behind `written`: if both fire, the reason is `written`, so the still clip is looked at too.
     assert set(closer_jobs(out, clips, first, keys=KEYS)) == {"fine", "still"}
     last = recipe(dark=DARK, static=STATIC, written=WRITTEN)
@@ -70,24 +64,19 @@ def test_only_what_the_rules_in_front_keep_is_looked_at(out: Storage) -> None:
 
 def test_what_was_seen_decides_and_what_was_not_is_said(out: Storage) -> None:
     ruling = recipe(dark=DARK, written=WRITTEN)
-    clips = [assessed(name, ruling, luma=luma) for name, luma in (("a", 99.0), ("b", 99.0), ("c", 3.0), ("d", 99.0))]
+    clips = table({"a": {}, "b": {}, "c": {"luma_mean": 3.0}, "d": {}, "e": {}})
     for name, share in (("a", 0.0), ("b", 0.3)):
-        note = {"scores": {"overlay_text_share": share}, "error": "", "cpu_milliseconds": 70.0}
-        out.write_json(f"work/closer/text/{KEYS['text']}/{name}.json", note)
-    assert set(closer_jobs(out, clips, ruling, keys=KEYS)) == {"d"}
-    found = {item.clip.clip_id: item for item in with_looks(out, clips, ruling, keys=KEYS, failed={})}
-    assert {name: item.decision.reason for name, item in found.items()} == {
-        "a": "",
-        "b": "written",
-        "c": "dark",
-        "d": "",
-    }
-    assert found["a"].caption is not None
-    assert found["a"].signal_milliseconds == {"text": 70.0}
-    assert "text" not in found["a"].absent
-    assert found["c"].absent["text"] == "rejected before: dark"
-    assert found["d"].absent["text"] == "not measured"
-    assert {item.absent["aesthetics"] for item in found.values()} == {"signals.aesthetics.weights is not set"}
+        notes = [Note(name, "text", KEYS["text"], {"overlay_text_share": share}, cpu_milliseconds=70.0)]
+        write_notes(out, "text", KEYS["text"], notes)
+    failed = {"e": Outcome("e", FAILED, "crashed", "the worker died")}
+    assert set(closer_jobs(out, clips, ruling, keys=KEYS)) == {"d", "e"}
+    found = looks(out, clips, ruling, keys=KEYS, failed=failed)
+    told = found["text"].absent.to_pylist()
+    assert told == ["", "", "rejected before: dark", "not measured", "the worker died"]
+    np.testing.assert_equal(found["text"].milliseconds, [70.0, 70.0, np.nan, np.nan, np.nan])
+    assert set(found["aesthetics"].absent.to_pylist()) == {"signals.aesthetics.weights is not set"}
+    verdicts = judge({**clips.scores, **found["text"].scores}, ruling.rules, shortest_seconds=1.0)
+    assert verdicts.reason_column().to_pylist() == ["", "written", "dark", "", ""]
 
 
 def test_a_rule_that_would_reject_all_for_a_signal_that_is_off_is_an_error_before_the_run() -> None:
@@ -131,9 +120,11 @@ def test_the_worker_writes_scores_once_and_a_span_without_frames_as_a_reason(fil
     row = to_row({"folder": str(film.parent), "name": film.name, "jobs": jobs})
     outcomes = [json.loads(one["payload"]) for one in worker(row)]
     assert [outcome["status"] for outcome in outcomes] == ["ok", "ok"]
-    good, beyond = (out.read_json(f"work/closer/text/{KEYS['text']}/{name}.json") for name in ("good", "beyond"))
-    assert good["scores"] == {"overlay_text_share": 0.0, "scene_text_share": 0.0, "text_lines": 0.0}
+    written = read_notes(out, "text", KEYS["text"])
+    assert len(out.list("work/closer")) == 1
+    good, beyond = written.to_pylist()
+    assert (good["overlay_text_share"], good["scene_text_share"], good["text_lines"]) == (0.0, 0.0, 0.0)
     assert good["error"] == ""
     assert good["cpu_milliseconds"] > 0
-    assert beyond["scores"] == {}
+    assert beyond["text_lines"] is None
     assert "damaged" in beyond["error"]

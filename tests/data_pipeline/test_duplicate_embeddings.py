@@ -7,6 +7,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from transformers import CLIPConfig, CLIPModel, Dinov2Config, Dinov2Model
@@ -52,10 +53,12 @@ def pictures() -> dict[str, bytes]:
 def test_equal_pictures_pair_and_others_do_not(clip: str, tmp_path: Path) -> None:
     embedding = EmbeddingSettings(model=clip, epsilon=0.002)
     settings, out, shown = DuplicateSettings(mode="embedding", embedding=embedding), open_storage(tmp_path), pictures()
-    vectors = clip_vectors(out, shown, settings)
+    rows = {"clip_id": list(shown), "video_id": list(shown), "thumbnail": list(shown.values())}
+    shots, ids = [pa.table(rows).slice(0, 2), pa.table(rows).slice(2)], pa.array(shown)
+    vectors, videos = clip_vectors(out, shots, settings, only=ids)
+    assert list(videos) == list(shown)
     assert {vector.shape for vector in vectors.values()} == {(24,)}
     assert all(np.linalg.norm(vector) == pytest.approx(1, abs=1e-5) for vector in vectors.values())
-    videos = {name: name for name in shown}
     pairs = embedding_pairs(vectors, videos, embedding)
     assert [(pair.left, pair.right) for pair in pairs] == [(name, f"{name}-copy") for name in "abc"]
     assert embedding_pairs(vectors, dict.fromkeys(shown, "one"), embedding) == []
@@ -67,8 +70,9 @@ def test_equal_pictures_pair_and_others_do_not(clip: str, tmp_path: Path) -> Non
             Embedder(clip)
     finally:
         (tmp_path / "moved").rename(Path(clip) / "model.safetensors")
-    again = clip_vectors(out, shown, settings)
-    assert all(np.array_equal(again[name], vectors[name]) for name in shown)
+    again, _ = clip_vectors(out, shots, settings, only=ids.slice(1))
+    assert list(again) == list(shown)[1:]
+    assert all(np.array_equal(again[name], vectors[name]) for name in again)
 
 
 def test_an_encoder_of_another_kind_works_too(tmp_path: Path) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import itertools
 import random
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
 from data_pipeline.analysis import analyse
@@ -17,11 +19,12 @@ from data_pipeline.duplicates.align import align, correlations
 from data_pipeline.duplicates.candidates import find_candidates
 from data_pipeline.duplicates.find import hash_pairs
 from data_pipeline.duplicates.groups import EMBEDDING, HASH, Member, Pair, group, superseded
-from data_pipeline.duplicates.hashes import NUM_VIEWS, TICKS_PER_SECOND, ClipHashes, clip_hashes
+from data_pipeline.duplicates.hashes import FRAMES, NUM_VIEWS, TICKS_PER_SECOND, ClipHashes, clip_hashes
 from data_pipeline.duplicates.step import near_duplicates
 from data_pipeline.recipe import DuplicateSettings, HashSettings
 from groundwork import media
 from groundwork.records import Duplicate, to_table
+from tests.support.hashes import hash_table
 
 SETTINGS = HashSettings()
 
@@ -38,6 +41,16 @@ def invented(seed: int, *, ticks: int = 60, first: int = 0, noise: int = 0) -> C
     probes = np.zeros((len(samples), NUM_VIEWS), np.uint64)
     probes[:, 0] = shown[samples]
     return ClipHashes(shown, probes, samples, movement[first : first + ticks], light[first : first + ticks])
+
+
+def pairs_of(
+    clips: Mapping[str, ClipHashes], videos: Mapping[str, str], settings: HashSettings = SETTINGS
+) -> list[Pair]:
+    table = hash_table(clips, videos)
+    frames = table.select(["clip_id", "video_id", *FRAMES])
+    return hash_pairs(
+        frames, settings, whole=lambda ids: table.filter(pc.is_in(table.column("clip_id"), value_set=ids))
+    )
 
 
 def test_a_shifted_copy_is_aligned_where_it_belongs() -> None:
@@ -76,18 +89,19 @@ def test_all_copies_are_found_among_many_clips_in_any_order() -> None:
     clips = {f"{seed:04d}": invented(seed) for seed in range(400)}
     clips |= {f"copy-{seed:04d}": invented(seed, first=15, noise=5) for seed in range(0, 400, 4)}
     videos = {name: name for name in clips}
-    pairs = hash_pairs(clips, videos, SETTINGS)
+    pairs = pairs_of(clips, videos)
     assert {(pair.left[-4:], pair.right[-4:]) for pair in pairs} == {(f"{n:04d}", f"{n:04d}") for n in range(0, 400, 4)}
     shuffled = random.Random(0).sample(sorted(clips), len(clips))
-    assert hash_pairs({name: clips[name] for name in shuffled}, videos, SETTINGS) == pairs
-    candidates = find_candidates(list(clips.values()), np.arange(len(clips)), max_bits=10, same_video=False)
+    assert pairs_of({name: clips[name] for name in shuffled}, videos) == pairs
+    table = hash_table(clips, videos)
+    candidates = find_candidates(table, np.arange(len(clips)), max_bits=10, same_video=False)
     assert len(candidates) < 3 * len(pairs)
 
 
 def test_clips_of_one_video_are_compared_only_when_asked() -> None:
     clips, videos = {"a": invented(1), "b": invented(1, first=15)}, {"a": "v", "b": "v"}
-    assert hash_pairs(clips, videos, SETTINGS) == []
-    assert len(hash_pairs(clips, videos, HashSettings(same_video=True))) == 1
+    assert pairs_of(clips, videos) == []
+    assert len(pairs_of(clips, videos, HashSettings(same_video=True))) == 1
 
 
 COPIES = ("low", "half", "cropped", "framed", "shifted")
@@ -122,7 +136,7 @@ def films(footage: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
 
 
 def test_copies_of_real_films_are_found_and_nothing_else(films: dict[str, ClipHashes]) -> None:
-    pairs = hash_pairs(films, {name: name for name in films}, SETTINGS)
+    pairs = pairs_of(films, {name: name for name in films})
     found = {frozenset((pair.left, pair.right)) for pair in pairs}
     originals = [name for name in films if name.endswith("original")]
     expected = {frozenset((name, name.replace("original", copy))) for name in originals for copy in COPIES}

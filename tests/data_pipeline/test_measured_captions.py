@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from data_pipeline.analysis import analyse
-from data_pipeline.assess import assess
+from data_pipeline.assess import assess, measured_scores
+from data_pipeline.assessed import ClipTable
 from data_pipeline.captions.measured import MAX_WORDS, camera_words, caption, colour_words, light_words
+from data_pipeline.captions.step import caption_clips
 from data_pipeline.recipe import CurateRecipe
 from data_pipeline.signals.palette import COLOURS
 from groundwork.media import probe
@@ -56,12 +59,10 @@ def test_the_longest_caption_fits_the_text_tokens() -> None:
 
 
 def test_clips_of_real_films_get_captions_of_their_own(footage: Path, quick_recipe: CurateRecipe) -> None:
-    texts = [
-        item.caption.text
-        for film in ("city.mpg", "bunny.mp4")
-        for item in assess(film, analyse(footage / film, header=probe(footage / film)), quick_recipe)
-        if item.caption
-    ]
+    films = [footage / name for name in ("city.mpg", "bunny.mp4")]
+    table = pa.concat_tables(assess(film.name, analyse(film, header=probe(film)), quick_recipe) for film in films)
+    clips = ClipTable(table, {name: table.column(name).to_numpy() for name in measured_scores()})
+    texts = caption_clips(clips, quick_recipe.captions).column("text").to_pylist()
     assert len(texts) == 5
     for text in texts:  # the paper's rules for captions
         assert len(text.split()) <= 100

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import pyarrow as pa
 import pytest
 
 from data_pipeline.analysis import Analysis, Header
+from data_pipeline.assess import schema
+from data_pipeline.assessed import Assessed
 from data_pipeline.failures import CRASHED, DAMAGED, TIMEOUT
 from data_pipeline.ingest import Source
 from data_pipeline.measurements import MeasureJob, Measurements, failed_videos, further_parts
@@ -51,7 +54,7 @@ def test_parts_that_stand_are_not_asked_for_again(kept: Measurements) -> None:
     whole = kept.read("a")
     assert whole.frames["pts"].to_pylist() == [0, 1, 2, 10, 11, 12, 20, 21, 22]
     assert (whole.cpu_milliseconds, whole.signal_milliseconds) == (33.0, {"motion": 3.0})
-    assert kept.standing([FILM]) == ({}, [])
+    assert kept.standing([FILM], assessed={"a"}) == ({}, [])
     assert kept.out.list() == ["work/analysis/f/a.parquet"]
 
 
@@ -95,8 +98,11 @@ def test_a_worker_measures_what_is_missing_and_joins_when_it_is_the_last(
             return Measured(piece(part).to_table(), 2)
 
     monkeypatch.setattr("data_pipeline.workers.Sandbox", Fake)
+    monkeypatch.setattr("data_pipeline.workers.assess", lambda *_: schema().empty_table())
     limits: dict[str, Any] = {**LIMITS, "max_frames": 6}
-    worker = AnalyseVideo(out=str(tmp_path), fingerprint="f", split_seconds=600.0, limits=limits)
+    recipe = {"buckets": [{"num_frames": 9, "height": 32, "width": 48}], "limits": limits}
+    worker = AnalyseVideo(out=str(tmp_path), fingerprint="f", assessed="a", recipe=recipe)
+    out = open_storage(tmp_path)
 
     def measure(part: int, num_parts: int) -> Outcome:
         job = {"video_id": "a", "folder": str(tmp_path), "name": "a.mp4", "part": part, "num_parts": num_parts}
@@ -104,6 +110,10 @@ def test_a_worker_measures_what_is_missing_and_joins_when_it_is_the_last(
 
     assert measure(0, 0) == Outcome("a", OK, num_parts=2)
     assert measure(0, 2) == Outcome("a", OK, num_parts=2)
+    assert not Assessed(out, "a").standing()
     assert measure(1, 2) == Outcome("a/1", OK, num_parts=2)
     assert asked == [0, 1]
-    assert Measurements(open_storage(tmp_path), "f", 600.0, limits).read("a").frames.num_rows == 6
+    kept = Measurements(out, "f", 600.0, limits)
+    assert kept.read("a").frames.num_rows == 6
+    assert kept.standing([FILM], assessed=Assessed(out, "a").standing()) == ({}, [])
+    assert kept.standing([FILM], assessed=Assessed(out, "other").standing()) == ({}, [replace(FIRST, measured=True)])

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from ray import cloudpickle
 from data_pipeline.__main__ import main
 from data_pipeline.pipeline import curate
 from data_pipeline.recipe import CurateRecipe, MediaSettings, Rule
+from data_pipeline.resources import ANALYSE
 from data_pipeline.workers import AnalyseVideo
 from groundwork import media
 from groundwork.errors import InputError, RunError
@@ -216,7 +218,7 @@ def test_a_film_that_kills_its_worker_costs_that_film_alone_and_is_tried_again_n
     inputs, out = [str(manifest)], str(tmp_path / "out")
     strict = quick_recipe.model_copy(update={"rules": {"static": Rule(score="motion_score", below=1e9)}})
     with monkeypatch.context() as patch:
-        patch.setattr("data_pipeline.pipeline.AnalyseVideo", DiesOnTheBunny)
+        patch.setattr("data_pipeline.stages.ANALYSE", replace(ANALYSE, worker=DiesOnTheBunny))
         summary = curate(strict, inputs=inputs, out=out)
     assert summary["videos"] == {"read": 3, "ok": 1, "failed": 2, "duplicate": 0}
     assert summary["clips"] == {"found": 3, "kept": 0, "rejected": {"static": 3}, "failed": 0}

@@ -18,6 +18,7 @@ from groundwork.errors import StorageError
 from groundwork.storage import Storage, open_storage
 
 LIMITS = LimitSettings().model_dump(mode="json")
+RECIPE = {"buckets": [{"num_frames": 9, "height": 32, "width": 48}], "decode": {"split_seconds": 0.0}}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -35,7 +36,7 @@ def kept(out: Path) -> Measurements:
 
 
 def analyse(out: Path, folder: Path, name: str) -> Outcome:
-    worker = AnalyseVideo(out=str(out), fingerprint="f", split_seconds=0.0, limits=LIMITS)
+    worker = AnalyseVideo(out=str(out), fingerprint="f", assessed="a", recipe=RECIPE)
     row = worker(to_row({"video_id": "v", "folder": str(folder), "name": name}))
     return Outcome(**json.loads(row["payload"]))
 

@@ -1,0 +1,202 @@
+"""The heavy steps as Ray Data stages: pools of processes that grow and shrink, one row of work at a time."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import ray.data
+from ray.data import ActorPoolStrategy
+
+from data_pipeline.assessed import ClipTable
+from data_pipeline.closer import CloserJob, closer_jobs
+from data_pipeline.cut import CutJob, begin_cutting
+from data_pipeline.encode import EncodeJob
+from data_pipeline.failures import CRASHED
+from data_pipeline.ingest import Source
+from data_pipeline.measurements import MeasureJob, failed_videos, further_parts
+from data_pipeline.outcome import ABORTED, FAILED, Outcome, to_row
+from data_pipeline.resources import ANALYSE, CLOSER, CUT, ENCODE, Stage
+from data_pipeline.shards import find_encoded
+from data_pipeline.steps import Run, encode_rows
+from groundwork.errors import StorageError
+from groundwork.ray_session import data_context, ray_session, room_for
+from groundwork.telemetry import Progress, get_logger
+
+_CLIPS_PER_ROW = 8  # clips of one video that a worker takes per row: the file is fetched and opened for all of them
+_STUCK_SECONDS = 3600.0  # one long film may take this long without any row finishing
+
+
+@dataclass(frozen=True)
+class Stages:
+    """The heavy stages. Each finds what is missing on storage and computes only that."""
+
+    run: Run
+    connect: Callable[[], None]
+
+    def analyse(self) -> dict[str, Outcome]:
+        """Measure every video and find its clips, as far as that is not done yet; returns the failed ones by video_id.
+
+        The first part of a long video tells how many there are; the others follow in a second round.
+        """
+        kept = self.run.measurements
+        unique = {source.video_id: source for source in self.run.sources if not source.duplicate_of}
+        absent = {s.video_id: Outcome(s.video_id, FAILED, s.reason, s.detail) for s in unique.values() if s.reason}
+        there = self.run.assessed.standing()
+        failed, jobs = kept.standing((s for key, s in unique.items() if key not in absent), assessed=there)
+        arguments = {
+            "out": kept.out.uri,
+            "fingerprint": kept.fingerprint,
+            "assessed": self.run.assessed.key,
+            "recipe": self.run.recipe.model_dump(mode="json"),
+        }
+        asked = list(jobs)
+        done = len(unique) - len({job.video_id for job in jobs})
+        with _progress("analyse", total=done + len(jobs), done=done, unit="videos") as progress:
+            found = {outcome.key: outcome for outcome in _follow(progress, self._rounds(asked, arguments, progress))}
+        outcomes = {job.key: _crash(job.key) for job in asked} | found
+        return absent | failed | failed_videos(asked, outcomes)
+
+    def _rounds(self, asked: list[MeasureJob], arguments: Mapping[str, Any], progress: Progress) -> Iterator[Outcome]:
+        """The outcomes of the jobs, and of further parts that the first ones tell of, which are added to `asked`."""
+        jobs = list(asked)
+        while jobs:
+            told: dict[str, Outcome] = {}
+            for outcome in self._stream(ANALYSE, [to_row(asdict(job)) for job in jobs], arguments):
+                told[outcome.key] = outcome
+                yield outcome
+            jobs = further_parts(jobs, told)
+            asked += jobs
+            progress.add_total(len(jobs))
+
+    def look_closer(self, clips: ClipTable) -> dict[str, Outcome]:
+        """Measure what takes a closer look, on clips that no rule rejects before; returns the failed by clip_id."""
+        jobs = closer_jobs(self.run.out, clips, self.run.recipe, keys=self.run.closer)
+        arguments = {"out": self.run.out.uri, "settings": self.run.recipe.signals.model_dump(mode="json")}
+        return self._by_clip(CLOSER, arguments, clips, jobs, standing=()) if jobs else {}
+
+    def cut(self, clips: ClipTable, jobs: Mapping[str, CutJob]) -> dict[str, Outcome]:
+        """Cut every kept clip that has no file yet; returns the failed ones by clip_id. No jobs: nothing happens."""
+        out, settings = self.run.out, self.run.recipe.media
+        arguments = {"out": out.uri, "settings": settings.model_dump(mode="json")}
+        standing = begin_cutting(out, jobs)
+        outcomes = self._by_clip(CUT, arguments, clips, jobs, standing=standing) if jobs else {}
+        return {key: replace(outcome, stage=CUT.name) for key, outcome in outcomes.items()}
+
+    def encode(self, clips: ClipTable, jobs: Mapping[str, EncodeJob]) -> dict[str, Outcome]:
+        """Encode every kept clip that is not encoded yet; returns the failed ones by clip_id."""
+        recipe, fingerprint = self.run.recipe, self.run.code["encode"]
+        arguments = {
+            "out": self.run.out.uri,
+            "variant": recipe.variant,
+            "weights": recipe.encode.weights,
+            "fingerprint": fingerprint,
+            "device": "cuda" if recipe.workers.encode_gpus else "cpu",
+        }
+        encoded = find_encoded(self.run.out, jobs.values(), fingerprint=fingerprint)
+        return self._by_clip(ENCODE, arguments, clips, jobs, standing=encoded)
+
+    def _by_clip(
+        self,
+        stage: Stage,
+        arguments: Mapping[str, Any],
+        clips: ClipTable,
+        jobs: Mapping[str, EncodeJob] | Mapping[str, CutJob] | Mapping[str, CloserJob],
+        *,
+        standing: Collection[str],
+    ) -> dict[str, Outcome]:
+        """One outcome per clip whose work does not stand yet; returns the failed ones by clip_id."""
+        missing = {clip_id: job for clip_id, job in jobs.items() if clip_id not in standing}
+        videos = self._sources(clips, missing)
+        failed: dict[str, Outcome] = {}
+        with _progress(stage.name, total=len(jobs), done=len(jobs) - len(missing), unit="clips") as progress:
+            # Clips that vanished with a killed worker get a second chance, alone, so that only the culprit is lost.
+            for clips_per_row in (_CLIPS_PER_ROW, 1):
+                rows = encode_rows(list(missing.values()), videos, clips_per_row=clips_per_row)
+                for outcome in _follow(progress, self._stream(stage, rows, arguments)):
+                    missing.pop(outcome.key, None)
+                    if outcome.status == FAILED:
+                        failed[outcome.key] = outcome
+        return failed | {clip_id: _crash(clip_id) for clip_id in missing}
+
+    def _sources(self, clips: ClipTable, jobs: Collection[str]) -> dict[str, Source]:
+        """The source of each clip that has a job."""
+        by_id = {source.video_id: source for source in reversed(self.run.sources)}
+        asked = clips.rows.filter(pc.is_in(clips.clip_ids, value_set=pa.array(list(jobs), pa.string())))
+        names = asked.column("clip_id").to_pylist()
+        return {name: by_id[video] for name, video in zip(names, asked.column("video_id").to_pylist(), strict=True)}
+
+    def _stream(self, stage: Stage, rows: list[dict[str, str]], arguments: Mapping[str, Any]) -> Iterator[Outcome]:
+        """One row per block through a pool of processes; outcomes as they come, in any order."""
+        if not rows:
+            return
+        self.connect()
+        pool = stage.pool(self.run.recipe.workers)
+        most = min(pool.at_most, len(rows))
+        least = min(pool.at_least, most)
+        room = room_for(cpus=pool.cpus, gpus=pool.gpus, memory=pool.memory_bytes, least=least)
+        with data_context(stuck_seconds=_STUCK_SECONDS):
+            dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
+            done = (dataset.flat_map if stage.many else dataset.map)(
+                stage.worker,
+                fn_constructor_kwargs=dict(arguments),
+                # One row at a time: a process that dies takes no other row with it.
+                compute=ActorPoolStrategy(
+                    min_size=least, max_size=most, initial_size=min(most, room), max_tasks_in_flight_per_actor=1
+                ),
+                num_cpus=pool.cpus,
+                num_gpus=pool.gpus or None,
+                memory=pool.memory_bytes or None,
+                # A row that kills its process is tried once more; then its block, this one row, is given up.
+                max_restarts=-1,
+                max_task_retries=1,
+            )
+            for row in done.iter_rows():
+                outcome = Outcome(**json.loads(row["payload"]))
+                if outcome.status == ABORTED:
+                    raise StorageError(outcome.detail, "What is done is kept: run the same command again to go on.")
+                yield outcome
+
+
+@contextmanager
+def heavy_stages(run: Run, *, address: str | None) -> Iterator[Stages]:
+    """The stages; Ray is joined or started when the first of them has work, and left at the end of the block."""
+    with ExitStack() as stack:
+        entered: list[bool] = []
+
+        def connect() -> None:
+            if not entered:
+                stack.enter_context(ray_session(address))
+                entered.append(True)
+
+        yield Stages(run, connect)
+
+
+def _follow(progress: Progress, outcomes: Iterator[Outcome]) -> Iterator[Outcome]:
+    """The outcomes, each shown as it comes."""
+    started, failed, film_hours = time.monotonic(), 0, 0.0
+    for outcome in outcomes:
+        failed += outcome.status == FAILED
+        film_hours += outcome.film_seconds / 3600
+        if film_hours:
+            rate = 3600 * film_hours / max(1e-3, time.monotonic() - started)
+            progress.update(failed=failed, film=f"{film_hours:.2f} h, {rate:.1f} h/h")
+        else:
+            progress.update(failed=failed)
+        yield outcome
+
+
+def _progress(label: str, *, total: int, done: int, unit: str) -> Progress:
+    if done:
+        get_logger("curate").info("%s: %d of %d %s are done already", label, done, total, unit)
+    return Progress(label, total=total, unit=unit, initial=done)
+
+
+def _crash(key: str) -> Outcome:
+    return Outcome(key, FAILED, CRASHED, "the worker process died on this row, twice")
