@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
+from data_pipeline.captions.training.command import COMMAND as DISTIL
 from data_pipeline.labels.names import LABELS, NO_LABEL
 from data_pipeline.labels.settings import TrainingSettings
 from data_pipeline.policy import shipped_policies
@@ -340,6 +341,7 @@ COMMANDS = (
         _calibrate,
         text=_calibrate_text,
     ),
+    DISTIL,
     not_built("export", "training shards for other trainers"),
     Command(
         "forget",
@@ -357,6 +359,7 @@ _FIRST_WORDS = {
     "label": ("dataset",),
     "label train": ("dataset", "labels"),
     "calibrate": ("dataset", "labels"),
+    "captioner train": ("dataset",),
     "forget": ("dataset",),
 }
 """Options of a command that may be given as plain words, in this order: `report DATASET`."""

