@@ -65,13 +65,19 @@ def plan_clips(
     last clip is left out; a shot too short for any bucket, or for `min_seconds`, comes out once, without a bucket.
     """
     allowed = allowed_buckets(buckets, settings)
-    for number, (first, last) in enumerate(timeline.shots()):
-        clear_first, clear_last = timeline.without_fades(first, last)
-        start = clear_first + (settings.trim_frames if number > 0 or clear_first > first else 0)
-        stop = clear_last - (settings.trim_frames if clear_last < len(timeline.pts) else 0)
+    for (first, last), (start, stop) in zip(timeline.shots(), usable_shots(timeline, settings), strict=True):
         spans = list(_cut(timeline, start, stop, settings, allowed, height=height, width=width))
         # A shot of which the trimming leaves nothing is shown whole.
         yield from spans or [Span(start, stop, None) if start < stop else Span(first, last, None)]
+
+
+def usable_shots(timeline: Timeline, settings: ClipSettings) -> Iterator[tuple[int, int]]:
+    """First frame (inclusive) and last (exclusive) of each shot between its fades, trimmed where it borders on others;
+    of a short one nothing may be left."""
+    for number, (first, last) in enumerate(timeline.shots()):
+        clear_first, clear_last = timeline.without_fades(first, last)
+        start = clear_first + (settings.trim_frames if number > 0 or clear_first > first else 0)
+        yield start, clear_last - (settings.trim_frames if clear_last < len(timeline.pts) else 0)
 
 
 def _cut(

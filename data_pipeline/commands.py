@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
+from data_pipeline.bucket_plan.command import BUCKETS
 from data_pipeline.captions.training.command import COMMAND as DISTIL
 from data_pipeline.labels.names import LABELS, NO_LABEL
 from data_pipeline.labels.settings import TrainingSettings
@@ -322,6 +323,7 @@ COMMANDS = (
         recipes=Recipes(CurateRecipe, RECIPES),
         text=_plan_text,
     ),
+    BUCKETS,
     Command("replay", "decide again from stored scores, by another policy", ReplayOptions, _replay, text=_replay_text),
     Command(
         "costs", "what each rule costs and rejects, and the cheapest order", DatasetOptions, _costs, text=_costs_text
@@ -355,6 +357,7 @@ COMMANDS = (
 _FIRST_WORDS = {
     "report": ("dataset",),
     "replay": ("dataset",),
+    "buckets": ("dataset",),
     "costs": ("dataset",),
     "label": ("dataset",),
     "label train": ("dataset", "labels"),

@@ -259,3 +259,14 @@ def test_the_command_line_answers_in_json_and_with_exit_codes(made: Made, capsys
     assert main(["run", "toy"]) == 2
     assert main(["plan"]) == 2
     assert main(["report", "/nowhere"]) == 1
+
+
+def test_buckets_are_planned_from_the_shots_of_a_dataset(made: Made, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["buckets", made[0].uri, "--count", "3", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["variant"] == "toy"
+    assert 0 < result["shots"] <= len(rows(made[0], "clips", Clip))
+    assert 1 <= len(result["buckets"]) <= 3
+    table = {row["buckets"]: row["waste"] for row in result["waste"][0]["table"]}
+    assert min(table, key=lambda name: table[name]) == f"planned, {len(result['buckets'])}"
+    assert "the recipe's" in table
