@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 from jaxtyping import Bool
 
 from data_pipeline.assessed import ClipTable, VideoFacts
+from data_pipeline.captions.step import Captioned
 from data_pipeline.closer import Looked
 from data_pipeline.cut import MEDIA
 from data_pipeline.failures import DAMAGED, FORGOTTEN
@@ -25,7 +26,7 @@ from data_pipeline.recipe import CurateRecipe
 from data_pipeline.rules import Verdicts, policy_hash
 from data_pipeline.shards import LATENTS, Shard
 from groundwork.config import recipe_hash
-from groundwork.records import Caption, Duplicate
+from groundwork.records import Duplicate
 from groundwork.storage import Storage
 
 SCHEMA_VERSION = 1
@@ -59,7 +60,7 @@ class Curated:
     clips: ClipTable
     verdicts: Verdicts
     looked: Mapping[str, Looked] = field(default_factory=dict)
-    captions: pa.Table = field(default_factory=Caption.SCHEMA.empty_table)
+    captioned: Captioned = field(default_factory=lambda: Captioned({}))
     duplicates: Sequence[Duplicate] = ()
     failed_clips: Mapping[str, Outcome] = field(default_factory=dict)
     failed_looks: Mapping[str, Outcome] = field(default_factory=dict)

@@ -10,7 +10,10 @@ BAD_ROW = "bad_row"
 FORGOTTEN = "forgotten"
 """A source that `curate forget` took out: it is known, and never read again."""
 
+CAPTION_REJECTED = "caption_rejected"
+"""What every captioner wrote of a clip breaks a rule; asking again would give the same."""
+
 LIMITED = frozenset({TIMEOUT, OUT_OF_MEMORY, TOO_MANY_FRAMES, TOO_MANY_PIXELS})
 """Reasons that the recipe's limits give: other limits, and the source is tried again."""
-LASTING = frozenset({DAMAGED, BAD_ROW, FORGOTTEN}) | LIMITED
+LASTING = frozenset({DAMAGED, BAD_ROW, FORGOTTEN, CAPTION_REJECTED}) | LIMITED
 """Reasons that stay as they are; the others may pass, so a later run tries those sources again."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from data_pipeline import neural_cuts
 from data_pipeline.assess import known_scores
-from data_pipeline.captions.step import caption_clips
+from data_pipeline.captions import step as captioning
 from data_pipeline.closer import require
 from data_pipeline.cut import cut_jobs
 from data_pipeline.dataset import MANIFEST
@@ -33,6 +33,7 @@ def curate(recipe: CurateRecipe, *, inputs: Sequence[str], out: str, address: st
     check(recipe.rules, known=known_scores())
     require(recipe)
     neural_cuts.require(recipe.shots.neural)
+    captioning.require(recipe.captions)
     found = find_sources(inputs)
     storage = open_storage(out)
     with only_run(storage):
@@ -55,13 +56,14 @@ def curate(recipe: CurateRecipe, *, inputs: Sequence[str], out: str, address: st
             curated = decide(run, curated, failed_looks)
             kept = curated.clips.where(curated.verdicts.kept)
             run.clock.lap("decide")
-            captions = caption_clips(kept, recipe.captions)
+            captioned = stages.caption(curated)
             run.clock.lap("captions")
             cuts = cut_jobs(kept, recipe.media, fps=recipe.clips.fps, buckets=recipe.buckets)
             failed_clips = stages.cut(kept, cuts)
             run.clock.lap("cut")
-            jobs = encode_jobs(kept, captions, recipe, without=failed_clips)
+            failed_clips |= captioned.failed
+            jobs = encode_jobs(kept, captioned, recipe, without=failed_clips)
             failed_clips |= stages.encode(kept, jobs)
             run.clock.lap("encode")
-        curated = replace(curated, captions=captions, failed_clips=failed_clips)
+        curated = replace(curated, captioned=captioned, failed_clips=failed_clips)
         return summary(run, publish(run, curated, jobs, cuts), already_done=False)

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 import tyro
 from pydantic import Field, model_validator
 
+from data_pipeline.captions.settings import CaptionSettings
 from data_pipeline.policy import Rule as Rule
 from data_pipeline.policy import load_policy, merge
 from groundwork.config import FrozenModel
@@ -133,13 +134,6 @@ class SignalSettings(FrozenModel):
         """Names of those that are on."""
         on = {"text": self.text, "aesthetics": bool(self.aesthetics.weights)}
         return tuple(name for name, wanted in on.items() if wanted)
-
-
-class CaptionSettings(FrozenModel):
-    """Who writes the captions."""
-
-    captioner: Literal["measured"] = "measured"
-    """measured: sentences made only from measurements (colours, light, motion, camera); needs no model."""
 
 
 class HashSettings(FrozenModel):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -15,8 +15,15 @@ import ray.data
 from ray.data import ActorPoolStrategy
 
 from data_pipeline.assessed import ClipTable
+from data_pipeline.captions.kept import kept_clips
+from data_pipeline.captions.pipeline import Width
+from data_pipeline.captions.pipeline import stream as caption_stream
+from data_pipeline.captions.settings import CaptionerSettings
+from data_pipeline.captions.stage import Row, num_clips
+from data_pipeline.captions.step import Captioned, caption_clips
 from data_pipeline.closer import CloserJob, closer_jobs
 from data_pipeline.cut import CutJob, begin_cutting
+from data_pipeline.dataset import Curated
 from data_pipeline.encode import EncodeJob
 from data_pipeline.failures import CRASHED
 from data_pipeline.ingest import Source
@@ -25,7 +32,7 @@ from data_pipeline.outcome import ABORTED, FAILED, Outcome, to_row
 from data_pipeline.resources import ANALYSE, CLOSER, CUT, ENCODE, Stage
 from data_pipeline.shards import find_encoded
 from data_pipeline.steps import Run, encode_rows
-from groundwork.errors import StorageError
+from groundwork.errors import RunError, StorageError
 from groundwork.ray_session import data_context, ray_session, room_for
 from groundwork.telemetry import Progress, get_logger
 
@@ -80,6 +87,24 @@ class Stages:
         jobs = closer_jobs(self.run.out, clips, self.run.recipe, keys=self.run.closer)
         arguments = {"out": self.run.out.uri, "settings": self.run.recipe.signals.model_dump(mode="json")}
         return self._by_clip(CLOSER, arguments, clips, jobs, standing=()) if jobs else {}
+
+    def caption(self, curated: Curated) -> Captioned:
+        """Caption the kept clips; models are asked for what is missing."""
+        recipe, clips = self.run.recipe, kept_clips(curated)
+
+        def ask(captioner: CaptionerSettings, rows: Sequence[Row], keys: Mapping[str, str]) -> Iterator[Outcome]:
+            self.connect()
+            total = sum(num_clips(row) for row in rows)
+            width = Width(recipe.workers.cpus, stuck_seconds=_STUCK_SECONDS)
+            asked = caption_stream(rows, captioner, out=self.run.out.uri, keys=keys, width=width)
+            with _progress(f"captions {captioner.name}", total=total, done=0, unit="clips") as progress:
+                for outcome in _follow(progress, asked):
+                    if outcome.status == ABORTED:
+                        hint = "What is done is kept: run the same command again to go on."
+                        raise RunError(outcome.detail, hint)
+                    yield outcome
+
+        return caption_clips(self.run.out, recipe.captions, clips, ask)
 
     def cut(self, clips: ClipTable, jobs: Mapping[str, CutJob]) -> dict[str, Outcome]:
         """Cut every kept clip that has no file yet; returns the failed ones by clip_id. No jobs: nothing happens."""

@@ -7,13 +7,13 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-import pyarrow as pa
-
 from data_pipeline import assessed, closer, dataset, rules, tables
 from data_pipeline.analysis import analysis_fingerprint
 from data_pipeline.assess import BUCKET, shortest_seconds
 from data_pipeline.assessed import Assessed, ClipTable, assess_fingerprint, read_clips
-from data_pipeline.captions.step import caption_fingerprint
+from data_pipeline.captions import step as captioning
+from data_pipeline.captions.kept import caption_statistics
+from data_pipeline.captions.step import Captioned
 from data_pipeline.closer import CloserJob
 from data_pipeline.cut import CutJob, drop_cut_notes, write_media_table
 from data_pipeline.dataset import MANIFEST, Curated, build_manifest, code_version, drop_stale, files_stand
@@ -93,7 +93,7 @@ def code_fingerprints(recipe: CurateRecipe, *, models: Mapping[str, Any]) -> dic
         "decide": stage_fingerprint(deciding, None),
         **embedding_fingerprints(recipe.duplicates),
         **{f"{closer.STAGE}.{signal}": key for signal, key in closer.fingerprints(recipe.signals).items()},
-        "captions": caption_fingerprint(recipe.captions),
+        **captioning.fingerprints(recipe.captions),
         "encode": encode_fingerprint(recipe.variant, models=models),
     }
 
@@ -145,18 +145,18 @@ def decide(run: Run, curated: Curated, failed_looks: Mapping[str, Outcome]) -> C
 
 
 def encode_jobs(
-    kept: ClipTable, captions: pa.Table, recipe: CurateRecipe, *, without: Collection[str] = frozenset()
+    kept: ClipTable, captioned: Captioned, recipe: CurateRecipe, *, without: Collection[str] = frozenset()
 ) -> dict[str, EncodeJob]:
     """What is to be encoded, by clip_id: the kept clips with a caption, but those `without`."""
     sizes = {bucket.folder: bucket for bucket in recipe.buckets}
-    texts = dict(zip(captions.column("clip_id").to_pylist(), captions.column("text").to_pylist(), strict=True))
+    texts = captioned.texts()
     return {
         row["clip_id"]: EncodeJob(
             clip_id=row["clip_id"],
             start_seconds=row["start_seconds"],
             fps=recipe.clips.fps,
             bucket=sizes[row[BUCKET]],
-            caption=texts[row["clip_id"]],
+            caption=texts[row["clip_id"]][0],
         )
         for row in kept.rows.select(["clip_id", "start_seconds", BUCKET]).to_pylist()
         if row["clip_id"] in texts and row["clip_id"] not in without
@@ -196,11 +196,12 @@ def publish(run: Run, curated: Curated, jobs: Mapping[str, EncodeJob], cuts: Map
     cut = write_media_table(out, {key: job for key, job in cuts.items() if key not in curated.failed_clips})
     drop_stale(out, [*paths, *cut])
     run.clock.lap("publish")
-    failures = (curated.failed_videos, curated.failed_clips, curated.failed_looks)
+    failures = (curated.failed_videos, curated.failed_clips, curated.failed_looks, curated.captioned.missed)
     manifest = {
         **build_manifest(out, curated, recipe, paths=paths, shards=shards, known=cut),
         "code": {"version": code_version(), **run.code},
         "models": run.models,
+        "captions": caption_statistics(out, curated, recipe.captions),
         "run_key": run.key,
         "retry": sum(not outcome.lasting for failed in failures for outcome in failed.values()),
         "seconds": run.clock.seconds,

@@ -32,7 +32,7 @@ def write_tables(
         "videos": to_table([_video(curated, source, recipe.licence) for source in curated.sources], Video),
         "clips": clips.rows.select(Clip.SCHEMA.names),
         f"decisions/{policy}": verdicts.to_table(clips.clip_ids),
-        f"captions/{recipe.captions.captioner}": curated.captions,
+        **{f"captions/{name}": table for name, table in curated.captioned.captions.items()},
         "duplicates": to_table(curated.duplicates, Duplicate),
         "rejected": to_table(_rejected(curated), Rejected),
     }

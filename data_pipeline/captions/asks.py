@@ -36,7 +36,7 @@ class Sampling:
 @dataclass(frozen=True)
 class Answer:
     """What came back. `cut_off`: the limit of tokens ended it. `detail` says why there is none, where status is failed
-    or refused. `requests`: how often the request was sent."""
+    or refused. `requests`: how often the request was sent. `by`: the version of what gave it, once it is noted."""
 
     text: str
     status: str = ANSWERED
@@ -46,6 +46,7 @@ class Answer:
     output_tokens: int = 0
     cost: float = 0.0
     requests: int = 1
+    by: str = ""
 
 
 class Model(Protocol):

@@ -35,7 +35,7 @@ def language_of(text: str) -> str:
     letters = [letter for letter in text if letter.isalpha()]
     if not letters:
         return ""
-    scripts = Counter(_script(letter) for letter in letters)
+    scripts = Counter() if text.isascii() else Counter(_script(letter) for letter in letters)
     foreign = {script: count for script, count in scripts.items() if script in _SCRIPTS.values()}
     if sum(foreign.values()) >= _MOST * len(letters):
         return "ja" if foreign.get("ja") else max(foreign, key=lambda script: foreign[script])

@@ -1,13 +1,14 @@
-"""Measurements of a clip become sentences that say nothing else: colours, light, motion, camera, focus, length."""
+"""Measurements of a clip become sentences that say nothing else: colours, light, motion, camera, text, focus."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 
 from data_pipeline.signals.palette import COLOURS
 from groundwork.records import Caption
 
-MODEL, VERSION = "measured", "1"
+MODEL, VERSION = "measured", "2"
 MAX_WORDS = 32
 """A caption fits the toy's 32 text tokens."""
 
@@ -23,22 +24,45 @@ _MOTION = (
     (float("inf"), "Fast motion"),
 )
 _FOCUS = ((40.0, "soft"), (250.0, "clear"), (float("inf"), "crisp"))
+_TEXT = (("overlay_text_share", "Text lies over it."), ("scene_text_share", "Writing is in view."))
+_TEXT_SHARE = 0.002  # of the picture
+_LEAST_READ, _MOST_READ = 3, 3  # letters of a line, words of it
 _LIGHT_DIFFERENCE = 12.0
 _CAMERA_SPEED = 1.2  # per cent of the short side per second
 _CAMERA_SHARE = 0.35  # of all motion, before it counts as the camera's
 
 
-def caption(clip_id: str, scores: Mapping[str, float]) -> Caption:
-    """The caption of a clip from its scores (see the signals) and its length `seconds`."""
+def caption(clip_id: str, scores: Mapping[str, float], *, read: Sequence[str] = ()) -> Caption:
+    """The caption of a clip from its scores (see the signals), its length `seconds` and the lines `read` in it.
+
+    Text takes the place of the focus: that read is quoted, else it is said where the text signal found some.
+    """
     colours = colour_words(scores)
     motion = step(scores["motion_score"], _MOTION)
     text = (
         f"A {length_words(scores['seconds'])} second shot with {colours}. "
         f"The picture is {light_words(scores)}. {motion}, {camera_words(scores)}. "
-        f"The focus is {step(scores['sharpness_score'], _FOCUS)}."
+        f"{text_words(scores, read) or focus_words(scores)}"
     )
     assert len(text.split()) <= MAX_WORDS, f"caption of {len(text.split())} words: {text}"
     return Caption(clip_id, text, f"{colours}, {motion.lower()}", [], model=MODEL, version=VERSION)
+
+
+def focus_words(scores: Mapping[str, float]) -> str:
+    """How sharp it is."""
+    return f"The focus is {step(scores['sharpness_score'], _FOCUS)}."
+
+
+def text_words(scores: Mapping[str, float], read: Sequence[str] = ()) -> str:
+    """The longest line that was read, as far as three words; else whether text lies over the picture or is part of the
+    scene, as the text signal measured. Empty for none, and where nobody looked."""
+    lines = [line for line in (" ".join(re.findall(r"[\w'’&-]+", one)) for one in read) if len(line) >= _LEAST_READ]
+    if lines:
+        words = max(lines, key=len).split()[:_MOST_READ]
+        return f"It reads “{' '.join(words)}”."
+    found = [(scores.get(name), said) for name, said in _TEXT]
+    shares = [(share, said) for share, said in found if share is not None and share >= _TEXT_SHARE]
+    return max(shares)[1] if shares else ""
 
 
 def step(value: float, steps: Sequence[tuple[float, str]]) -> str:

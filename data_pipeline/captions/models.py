@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
-from data_pipeline.captions import cogvlm2, endpoint, prompts, vllm_engine
+from data_pipeline.captions import cogvlm2, endpoint, prompts, reader, vllm_engine
 from data_pipeline.captions.asks import Model, Sampling
 from data_pipeline.captions.settings import ModelSettings
+from data_pipeline.signals import text
 from groundwork.errors import RecipeError
 
 _ASKED_FROM_ONE_PROCESS = ("endpoint",)
@@ -22,6 +23,8 @@ def load_model(settings: ModelSettings, *, device: str) -> Model:
         return endpoint.EndpointModel(settings)
     if settings.backend == "vllm":
         return vllm_engine.VllmModel(settings)
+    if settings.backend == "rapidocr":
+        return reader.TextReader()
     if settings.backend == "cogvlm2":
         return cogvlm2.CogVLM2Caption(settings, device=device)
     if settings.backend == "python":
@@ -45,6 +48,8 @@ def require(part: str, settings: ModelSettings) -> None:
         vllm_engine.require()
     elif settings.backend == "cogvlm2":
         cogvlm2.require(settings)
+    elif settings.backend == "rapidocr":
+        text.require()
     elif settings.backend == "python":
         _factory(settings.model)
 
@@ -55,7 +60,9 @@ def identity(settings: ModelSettings) -> dict[str, Any]:
     Equal identities give equal captions; addresses, keys, prices and limits are not part of it.
     """
     folder = Path(settings.model)
-    local = settings.backend != "endpoint" and folder.is_dir()
+    local = settings.backend not in ("endpoint", "rapidocr") and folder.is_dir()
+    if settings.backend == "rapidocr":
+        return {**settings.model_dump(mode="json", exclude={"endpoint", "batch"}), "weights": text.version()}
     return {
         **settings.model_dump(mode="json", exclude={"endpoint", "batch"}),
         "weights": folder_hash(folder) if local else "",
@@ -69,7 +76,9 @@ def sampling(settings: ModelSettings) -> Sampling:
 
 
 def words(part: str, settings: ModelSettings) -> tuple[str, str]:
-    """Prompt and system message of a part (video, short, image, language): the recipe's, else the house's."""
+    """Prompt and system message of a part (video, short, image, language, read): the recipe's, else the house's."""
+    if part == "read":
+        return "", ""
     if part == "language":
         return settings.prompt, settings.system or prompts.SUMMARY_SYSTEM
     usual = prompts.CAPTION_OF_PART[part]
@@ -84,11 +93,18 @@ def from_one_process(settings: ModelSettings) -> bool:
 
 
 def folder_hash(folder: Path) -> str:
-    """sha256 over names and contents of all files of a folder, 24 hex digits."""
+    """sha256 over names and contents of all files of a folder, 24 hex digits; large ones are read once per process."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    stamps = tuple((str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in paths)
+    return _hash_files(folder, stamps)
+
+
+@lru_cache(maxsize=32)
+def _hash_files(folder: Path, stamps: tuple[tuple[str, int, int], ...]) -> str:
     digest = hashlib.sha256()
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        digest.update(path.relative_to(folder).as_posix().encode())
-        with path.open("rb") as file:
+    for name, _, _ in stamps:
+        digest.update(Path(name).relative_to(folder).as_posix().encode())
+        with Path(name).open("rb") as file:
             for block in iter(partial(file.read, 1 << 20), b""):
                 digest.update(block)
     return digest.hexdigest()[:24]

@@ -37,7 +37,7 @@ def stream(
     A batch whose process dies is tried once more, then its clips have no outcome. Raises RunError when the cluster has
     no room for one process of each kind.
     """
-    parts = routes.PARTS[captioner.route]
+    parts = routes.parts_of(captioner)
     with data_context(stuck_seconds=width.stuck_seconds):
         batches = ray.data.from_items(list(rows), override_num_blocks=len(rows))
         settings = captioner.model_dump(mode="json")

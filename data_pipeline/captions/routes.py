@@ -17,14 +17,14 @@ from jaxtyping import UInt8
 
 from data_pipeline.captions import frames, models, prompts
 from data_pipeline.captions.asks import ANSWERED, Answer, Ask, Sampling
-from data_pipeline.captions.rules import REJECTED, Facts, Verdict, examine
+from data_pipeline.captions.rules import REJECTED, Facts, Verdict, examine, sentences
 from data_pipeline.captions.settings import CaptionerSettings, ModelSettings
 from data_pipeline.fingerprint import short_hash, stage_fingerprint
 from groundwork import container, media
 from groundwork.records import Caption
 
-PARTS = {"measured": (), "video": ("video",), "summary": ("short", "image", "language")}
-"""Parts of each route, in the order in which they are asked."""
+_PARTS = {"measured": (), "video": ("video",), "summary": ("short", "image", "language")}
+_MODELS = {"short": "video", "read": "reader"}
 
 Answers = Mapping[str, Mapping[int, Answer]]
 """Of one clip: part → number → answer. Numbers count frames (image) or tries (the last part)."""
@@ -53,15 +53,21 @@ class SeenClip:
         return replace(self, answers={**self.answers, part: of_part})
 
 
+def parts_of(captioner: CaptionerSettings) -> tuple[str, ...]:
+    """Parts of the captioner's route, in the order in which they are asked; none, where all is measured already."""
+    reads = captioner.route == "measured" and captioner.read_text
+    return ("read",) if reads else _PARTS[captioner.route]
+
+
 def settings_of(captioner: CaptionerSettings, part: str) -> ModelSettings:
     """The model that is asked for a part."""
-    model: ModelSettings = getattr(captioner, "video" if part == "short" else part)
+    model: ModelSettings = getattr(captioner, _MODELS.get(part, part))
     return model
 
 
 def last_part(captioner: CaptionerSettings) -> str:
-    """The part whose answer is the caption."""
-    return PARTS[captioner.route][-1]
+    """The part whose answer is the caption; empty, where it is made from measurements."""
+    return "" if captioner.route == "measured" else parts_of(captioner)[-1]
 
 
 def part_keys(captioner: CaptionerSettings) -> dict[str, str]:
@@ -73,7 +79,7 @@ def part_keys(captioner: CaptionerSettings) -> dict[str, str]:
 
     keys: dict[str, str] = {}
     code: tuple[ModuleType, ...] = (own, frames, prompts, media, container)
-    for part in PARTS[captioner.route]:
+    for part in parts_of(captioner):
         settings = settings_of(captioner, part)
         asked = [models.identity(settings), models.words(part, settings), captioner.seed]
         builds_on = dict(keys) if part == "language" else {}
@@ -92,7 +98,7 @@ def wanting(captioner: CaptionerSettings, part: str, clip: SeenClip) -> list[int
     have = clip.answers.get(part, {})
     if part == "image":
         return [number for number in range(len(instants(captioner, part, clip))) if number not in have]
-    if part == "short":
+    if part != last_part(captioner):
         return [] if 0 in have else [0]
     tries = len(have)
     return [tries] if tries <= captioner.retries and verdict(captioner, clip)[0].status == REJECTED else []
@@ -138,11 +144,11 @@ def verdict(captioner: CaptionerSettings, clip: SeenClip) -> tuple[Verdict, int]
     return found, at
 
 
-def to_caption(captioner: CaptionerSettings, clip: SeenClip, *, version: str) -> Caption:
-    """The caption of a clip whose parts are all answered."""
+def to_caption(captioner: CaptionerSettings, clip: SeenClip, *, weights: str = "", made_by: str = "") -> Caption:
+    """The caption of a clip whose parts are all answered. `weights`: see `weights_of`; `made_by`: see there."""
     found, at = verdict(captioner, clip)
     drafts = clip.answers.get(last_part(captioner), {})
-    every = [answer for part in PARTS[captioner.route] for answer in _in_order(clip, part)]
+    every = [answer for part in parts_of(captioner) for answer in _in_order(clip, part)]
     seconds, texts = _frame_captions(captioner, clip) if captioner.route == "summary" else ((), ())
     short = _short(clip) if captioner.route == "summary" else _first_sentence(found.text)
     draft = drafts[at].text if at in drafts else ""
@@ -152,7 +158,7 @@ def to_caption(captioner: CaptionerSettings, clip: SeenClip, *, version: str) ->
         short_text=short,
         frame_captions=list(texts),
         model=settings_of(captioner, last_part(captioner)).model,
-        version=version,
+        version=", ".join(dict.fromkeys([weights, *(answer.by for answer in every)])).strip(", "),
         status=found.status,
         reason=found.reason,
         repairs=list(found.repairs),
@@ -162,14 +168,25 @@ def to_caption(captioner: CaptionerSettings, clip: SeenClip, *, version: str) ->
         input_tokens=sum(answer.input_tokens for answer in every),
         output_tokens=sum(answer.output_tokens for answer in every),
         cost=round(sum(answer.cost for answer in every), 9),
-        made_by=made_by(captioner),
+        made_by=made_by,
     )
+
+
+def lines_read(clip: SeenClip) -> list[str]:
+    """Lines of text that were read in the clip, where somebody did."""
+    return [line for answer in _in_order(clip, "read") for line in answer.text.splitlines()]
+
+
+def weights_of(captioner: CaptionerSettings) -> str:
+    """Which state of which model: the revision, else the hash of the weights' folder, of each part in order."""
+    told = {part: models.identity(settings_of(captioner, part)) for part in parts_of(captioner)}
+    return ", ".join(dict.fromkeys(one["revision"] or one["weights"] or "unpinned" for one in told.values()))
 
 
 def made_by(captioner: CaptionerSettings) -> str:
     """A JSON object: route, seed, and of each part the model, its settings, prompt, system message."""
     parts: dict[str, Any] = {}
-    for part in PARTS[captioner.route]:
+    for part in parts_of(captioner):
         settings = settings_of(captioner, part)
         prompt, system = models.words(part, settings)
         said = settings.model_dump(mode="json", exclude={"endpoint", "prompt", "system"})
@@ -194,6 +211,4 @@ def _short(clip: SeenClip) -> str:
 
 
 def _first_sentence(text: str) -> str:
-    from data_pipeline.captions.rules import sentences
-
     return next(iter(sentences(text)), "")

@@ -36,9 +36,10 @@ class EndpointSettings(FrozenModel):
 class ModelSettings(FrozenModel):
     """One model: what runs it, what it is asked, and which frames it sees."""
 
-    backend: Literal["transformers", "cogvlm2", "vllm", "endpoint", "python"] = "transformers"
+    backend: Literal["transformers", "cogvlm2", "vllm", "endpoint", "python", "rapidocr"] = "transformers"
     """transformers: in this process; cogvlm2: CogVLM2-Caption, whose code comes with its weights; vllm: vLLM's engine,
-    where it is installed; endpoint: a chat endpoint; python: `model` is module:factory of your own code."""
+    where it is installed; endpoint: a chat endpoint; python: `model` is module:factory of your own code; rapidocr:
+    reads text, and nothing else (extra `text`)."""
     model: str = ""
     """Hub id or local folder (on every node); the served name for an endpoint."""
     revision: str = ""
@@ -105,6 +106,10 @@ class CaptionerSettings(FrozenModel):
     """Captions single frames (route summary)."""
     language: ModelSettings = ModelSettings(max_new_tokens=256)
     """Sums up (route summary); sees no frames."""
+    read_text: bool = False
+    """Route measured: whether words in the picture are read and quoted (extra `text`)."""
+    reader: ModelSettings = ModelSettings(backend="rapidocr", model="rapidocr", num_frames=3, short_side=480)
+    """Reads them."""
     rules: RuleSettings = RuleSettings()
     retries: int = Field(default=2, ge=0)
     """How often a rejected caption is asked for again, each time with another seed …"""

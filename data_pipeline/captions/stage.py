@@ -33,6 +33,11 @@ def to_row(clips: Sequence[SeenClip]) -> Row:
     return {"payload": json.dumps({"clips": [asdict(clip) for clip in clips], "gone": []}), "pictures": b""}
 
 
+def num_clips(row: Row) -> int:
+    """How many clips are in a batch."""
+    return len(json.loads(row["payload"])["clips"])
+
+
 class DecodeFrames:
     """Row of a batch → the same with the frames that the parts still to be asked see, from one pass over each clip."""
 
@@ -56,7 +61,7 @@ class DecodeFrames:
         return batch.to_row()
 
     def _wanted(self, clip: SeenClip) -> dict[str, list[float]]:
-        parts = routes.PARTS[self._captioner.route]
+        parts = routes.parts_of(self._captioner)
         return {
             part: routes.instants(self._captioner, part, clip)
             for part in parts
@@ -95,7 +100,7 @@ class AskModel:
                 self._ask(batch, asked)
         except StorageError as error:
             batch.abort(str(error))
-        last = self._part == routes.last_part(self._captioner)
+        last = self._part == routes.parts_of(self._captioner)[-1]
         return batch.to_row(with_pictures=not last)
 
     def _ask(self, batch: Batch, asked: Sequence[tuple[SeenClip, int]]) -> None:
@@ -110,6 +115,7 @@ class AskModel:
             ]
             answers = answer_with_care(self._model, asks, sampling)
             given |= {(clip.clip_id, number): one for (clip, number), one in zip(same, answers, strict=True)}
+        given = {key: replace(answer, by=self._model.version) for key, answer in given.items()}
         good = {key: answer for key, answer in given.items() if answer.status == ANSWERED}
         notes.write_answers(self._out, self._key, good)
         for (clip_id, number), answer in given.items():

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
+from typing import Any
 
 from data_pipeline.report.contents import Contents
 from data_pipeline.report.sections import seconds_text
@@ -28,7 +30,7 @@ def render_card(contents: Contents) -> str:
         f"| codecs | {', '.join(f'{codec} {count}' for codec, count in sorted(codecs.items())) or 'none'} |",
         f"| licence | {', '.join(licences) or 'not stated in the recipe: ask the owner of the footage'} |",
         f"| frame rate | {recipe['clips']['fps']:g} frames a second |",
-        f"| captions | {recipe['captions']['captioner']} |",
+        f"| captions | {', '.join(_captioners(recipe))} |",
         f"| recipe hash | `{manifest['recipe_hash']}` |",
         f"| dataset hash | `{manifest['dataset_hash']}` |",
         "",
@@ -46,11 +48,26 @@ def render_card(contents: Contents) -> str:
         "",
         "## Limits",
         "",
-        "Captions say only what was measured (colours, light, motion, camera, focus), not what is shown."
+        f"{_caption_limits(recipe)}"
         " Quality is judged by motion, sharpness and exposure alone. Nothing was checked for faces, text or rights.",
         "",
     ]
     return "\n".join(lines)
+
+
+def _captioners(recipe: Mapping[str, Any]) -> list[str]:
+    """Of each captioner its name and the model whose words its captions are."""
+    told = []
+    for one in recipe["captions"]["captioners"]:
+        last = {"video": "video", "summary": "language"}.get(one["route"], "")
+        told.append(f"{one['name']} ({one[last]['model']})" if last else one["name"])
+    return told
+
+
+def _caption_limits(recipe: Mapping[str, Any]) -> str:
+    if all(one["route"] == "measured" for one in recipe["captions"]["captioners"]):
+        return "Captions say only what was measured (colours, light, motion, camera, focus), not what is shown."
+    return "Captions are those of the named models, held against rules of form, not against what is shown."
 
 
 def _per_bucket(contents: Contents) -> Counter[str]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from data_pipeline.captions.rules import REJECTED
 from groundwork.records import Caption, Clip, Decision, Duplicate, Rejected, Video, from_table
 from groundwork.storage import Storage
 
@@ -45,6 +46,17 @@ class Contents:
         return [item for item in self.clips if item.state == state]
 
 
+def _first_captions(manifest: Mapping[str, Any], rows: Callable[[str, Any], list[Any]]) -> dict[str, str]:
+    """Of each clip the caption that is trained on: the first that stands, in the order of the recipe's captioners."""
+    found: dict[str, str] = {}
+    folders = [f"captions/{one['name']}" for one in manifest.get("captions", [])]
+    for folder in folders or ["captions"]:
+        for row in rows(folder, Caption):
+            if row.status != REJECTED:
+                found.setdefault(row.clip_id, row.text)
+    return found
+
+
 def _is_table(path: str) -> bool:
     return path.endswith(".parquet") and not path.startswith("latents/")
 
@@ -59,7 +71,7 @@ def read_contents(dataset: Storage, manifest: Mapping[str, Any]) -> Contents:
         ]
 
     decisions = {row.clip_id: row for row in rows("decisions", Decision)}
-    captions = {row.clip_id: row.text for row in rows("captions", Caption)}
+    captions = _first_captions(manifest, rows)
     failures = {row.clip_id: row for row in rows("rejected", Rejected) if row.clip_id}
     scores: dict[str, dict[str, float | None]] = {}
     spent: dict[str, dict[str, float]] = {}

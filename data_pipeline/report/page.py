@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
+from data_pipeline.report.captions import captions
 from data_pipeline.report.charts import bars
 from data_pipeline.report.contents import Contents, ShownClip
 from data_pipeline.report.sections import cost_panel, duplicates, funnel, seconds_text, thresholds, worst_files
@@ -31,6 +32,7 @@ def render(contents: Contents) -> str:
         _overview(contents),
         f"<h2>The funnel</h2>{funnel(contents)}",
         f"<h2>Thresholds</h2>{thresholds(contents)}",
+        captions(manifest),
         duplicates(contents),
         worst_files(contents),
         _gallery("Kept", contents.named("kept")),

@@ -62,7 +62,7 @@ def run(settings: CaptionerSettings, batch: Sequence[SeenClip], out: Path) -> di
     """The batch through all stages of the captioner, as Ray would hand it on."""
     said, keys = settings.model_dump(mode="json"), part_keys(settings)
     row = DecodeFrames(captioner=said)(to_row(batch))
-    for part in routes.PARTS[settings.route]:
+    for part in routes.parts_of(settings):
         row = AskModel(out=str(out), captioner=said, part=part, key=keys[part], device="cpu")(row)
     return row
 
@@ -85,9 +85,9 @@ def test_a_draft_that_breaks_a_rule_is_asked_for_again_with_another_seed(
     assert [sampling.temperature for sampling in model.sampled] == [0.0, 0.7]
     assert len({ask.seed for ask in model.asked}) == 6
     (again,) = known(settings, batch[:1], tmp_path)
-    caption = routes.to_caption(settings, again, version="1")
-    assert (caption.text, caption.status, caption.tries) == (GOOD, "ok", 2)
-    made_by = json.loads(caption.made_by)
+    caption = routes.to_caption(settings, again)
+    assert (caption.text, caption.status, caption.tries, caption.version) == (GOOD, "ok", 2, "scripted")
+    made_by = json.loads(routes.made_by(settings))
     assert made_by["parts"]["video"]["prompt"].startswith("Describe what can be seen")
 
 
@@ -100,7 +100,7 @@ def test_a_caption_that_never_keeps_the_rules_is_rejected_and_not_asked_for_for_
     (clip,) = known(settings, batch, tmp_path)
     assert len(model.asked) == 2
     assert routes.wanting(settings, "video", clip) == []
-    caption = routes.to_caption(settings, clip, version="1")
+    caption = routes.to_caption(settings, clip)
     assert (caption.status, caption.reason, caption.text, caption.draft) == (
         "rejected",
         "refusal",
@@ -122,7 +122,7 @@ def test_other_rules_judge_the_same_drafts_again_without_asking(
     assert part_keys(strict) == part_keys(settings)
     (clip,) = known(strict, batch, tmp_path)
     assert routes.wanting(strict, "video", clip) == []
-    assert routes.to_caption(strict, clip, version="1").text == GOOD
+    assert routes.to_caption(strict, clip).text == GOOD
 
 
 def test_the_papers_route_sums_up_a_short_caption_and_frames_in_order(
@@ -142,7 +142,7 @@ def test_the_papers_route_sums_up_a_short_caption_and_frames_in_order(
     )
     assert "at most 100 words" in asked.system
     assert not asked.frames
-    caption = routes.to_caption(settings, known(settings, batch, tmp_path)[0], version="1")
+    caption = routes.to_caption(settings, known(settings, batch, tmp_path)[0])
     assert caption.frame_captions == ["A rabbit at 0.", "A rabbit at 0.5.", "A rabbit at 1."]
     assert caption.frame_seconds == [0.0, 0.5, 1.0]
     assert (caption.short_text, caption.text) == ("A rabbit wakes.", GOOD)
@@ -176,7 +176,7 @@ def test_numbers_in_a_summary_must_come_from_what_it_sums_up(
     scripts["language"] = Scripted(lambda ask: Answer(next(drafts)))
     settings, batch = captioner("summary"), clips(footage, 1)
     run(settings, batch, tmp_path)
-    caption = routes.to_caption(settings, known(settings, batch, tmp_path)[0], version="1")
+    caption = routes.to_caption(settings, known(settings, batch, tmp_path)[0])
     assert (caption.text, caption.tries) == ("Four rabbits wake up under a tree.", 2)
 
 

@@ -12,7 +12,7 @@ from support import tiny_vlms
 from data_pipeline.captions.agreement import TextEmbedder, agreement
 from data_pipeline.captions.statistics import distinct, statistics
 from groundwork.errors import RecipeError
-from groundwork.records import Caption
+from groundwork.records import Caption, to_table
 from groundwork.storage import open_storage
 
 
@@ -28,13 +28,13 @@ def test_the_counts_of_captions_add_up() -> None:
         caption(2, status="repaired", repairs=["introduction"]),
         caption(3, status="rejected", reason="refusal", text="", tries=3),
     ]
-    told = statistics(captions)
+    told = statistics(to_table(captions, Caption))
     assert told["asked"] == told["ok"] + told["repaired"] + told["rejected"] == 4
     assert told["rejected_by"] == {"refusal": 1}
     assert told["repairs"] == {"introduction": 2, "shortened": 1}
     assert told["words"] == {"least": 7, "median": 7.0, "mean": 7.0, "most": 7}
     assert (told["asked_again"], told["output_tokens"], told["cost"]) == (2, 40, 1.0)
-    assert statistics([])["words"]["mean"] == 0.0
+    assert statistics(to_table([], Caption))["words"]["mean"] == 0.0
 
 
 def test_distinct_is_the_share_of_different_sequences() -> None:
