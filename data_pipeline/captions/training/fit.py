@@ -107,7 +107,7 @@ class _Distilling(Trainer):  # type: ignore[misc]
 
 def _arguments(job: Job, *, steps: int, device: str, world: int) -> TrainingArguments:
     settings = job.settings
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=job.run.path(checkpoints.FOLDER),
         max_steps=steps,
         per_device_train_batch_size=settings.batch_clips,
@@ -139,6 +139,9 @@ def _arguments(job: Job, *, steps: int, device: str, world: int) -> TrainingArgu
         ),
         **_when(world > 1, ddp_backend="gloo" if device == "cpu" else "nccl", ddp_find_unused_parameters=False),
     )
+    if arguments.n_gpu > 1:
+        arguments._n_gpu = 1  # else it would split every batch over all GPUs it sees; several have a worker each
+    return arguments
 
 
 def _when(wanted: bool, **arguments: Any) -> dict[str, Any]:

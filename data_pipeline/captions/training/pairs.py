@@ -8,14 +8,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import pyarrow.compute as pc
+
 from data_pipeline.captions.frames import instants
 from data_pipeline.captions.prompts import summary_request
 from data_pipeline.captions.training.settings import DistilSettings
-from data_pipeline.stored import read, read_manifest
+from data_pipeline.stored import align, read, read_manifest
 from groundwork.errors import InputError
 from groundwork.storage import Storage
 
 _CLIP = ("clip_id", "video_id", "start_seconds", "stop_seconds", "width", "height")
+_CAPTION = ("clip_id", "text", "short_text", "frame_captions", "frame_seconds")
 _PIXELS_PER_TOKEN = 28 * 28
 _LETTERS_PER_TOKEN = 4
 
@@ -89,14 +92,15 @@ def _captioner(data: Storage, manifest: Mapping[str, Any], wanted: str) -> str:
 
 
 def _pairs(data: Storage, manifest: Mapping[str, Any], name: str, settings: DistilSettings) -> Iterator[Pair]:
-    clips = {row["clip_id"]: row for row in read(data, manifest, "clips", _CLIP).to_pylist()}
-    kept = {row["clip_id"] for row in read(data, manifest, "decisions").to_pylist() if row["kept"]}
-    uris = {row["video_id"]: row["uri"] for row in read(data, manifest, "videos").to_pylist() if row["status"] == "ok"}
-    for row in read(data, manifest, f"captions/{name}").to_pylist():
-        clip = clips.get(row["clip_id"])
-        if clip is None or row["clip_id"] not in kept or not row["text"].strip():
-            continue  # the text of a rejected caption is empty
-        made = _pair(row, clip, uris[clip["video_id"]], settings=settings)
+    said = read(data, manifest, f"captions/{name}", _CAPTION)
+    said = said.filter(pc.not_equal(pc.utf8_trim_whitespace(said["text"]), ""))  # as that of a rejected caption is
+    ids = said.column("clip_id").combine_chunks()
+    kept = align(read(data, manifest, "decisions", ("clip_id", "kept")), ids).column("kept").to_pylist()
+    clips = align(read(data, manifest, "clips", _CLIP), ids).to_pylist()
+    videos = read(data, manifest, "videos", ("video_id", "uri", "status")).to_pylist()
+    uris = {video["video_id"]: video["uri"] for video in videos if video["status"] == "ok"}
+    for row, clip, stays in zip(said.to_pylist(), clips, kept, strict=True):
+        made = _pair(row, clip, uris[clip["video_id"]], settings=settings) if stays else None
         if made is not None:
             yield made
 
