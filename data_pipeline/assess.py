@@ -16,13 +16,15 @@ from data_pipeline.clips import Span, Timeline, clip_id, end_pts, end_seconds, p
 from data_pipeline.duplicates.hashes import HASH_COLUMNS, clip_hashes
 from data_pipeline.recipe import Bucket, CurateRecipe
 from data_pipeline.shots import find_shots
-from data_pipeline.signals import CLOSER_SCORES, SIGNALS, score_names
+from data_pipeline.signals import CLOSER_SCORES, SIGNALS, score_names, signal_scores
 from data_pipeline.signals.measuring import PLANES
 from groundwork.records import Clip
 
 CLIP_SCORES = ("seconds", "source_fps", "upscale", "aspect", "short_side", "bucket_frames")
 """Scores that follow from the clip itself: length, pictures per second, enlargement to cover the bucket (absent without
 a bucket), width / height, the shorter side in pixels, pixel frames of the bucket (0 without one)."""
+_LENGTHS = ("seconds", "source_fps")
+_MOVING = ("motion", "still", "transition", "flashing")
 CLIP = "clip"
 """Folder of these scores among the signals."""
 BUCKET, THUMBNAIL = "bucket", "thumbnail"
@@ -72,6 +74,8 @@ def assess(video_id: str, analysis: Analysis, recipe: CurateRecipe) -> pa.Table:
         for signal in SIGNALS.values():
             row |= signal.score(slices)
         row |= clip_scores(clip, span.bucket)
+        if timeline.still:
+            row |= dict.fromkeys(_moving_scores())
         row |= _costs(analysis, share=clip.num_frames / len(timeline.pts))
         middle = pictured[np.abs(pictured - (span.start + span.stop) / 2).argmin()]
         row[THUMBNAIL] = thumbnails[int(middle)].as_py()
@@ -79,6 +83,11 @@ def assess(video_id: str, analysis: Analysis, recipe: CurateRecipe) -> pa.Table:
             row |= clip_hashes(slices).columns()
         rows.append(row)
     return pa.Table.from_pylist(rows, schema=schema())
+
+
+def _moving_scores() -> list[str]:
+    """What an image has not: no rule fires on them."""
+    return [*_LENGTHS, *(name for signal in _MOVING for name in signal_scores()[signal])]
 
 
 def hashed(recipe: CurateRecipe) -> bool:

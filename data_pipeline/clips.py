@@ -26,6 +26,11 @@ class Timeline:
     shot_starts: Sequence[int]
     between: np.ndarray | None = None
 
+    @property
+    def still(self) -> bool:
+        """Whether it is an image: one picture and no more."""
+        return len(self.pts) == 1
+
     def frame_seconds(self) -> float:
         """Median time between frames; 1/25 s for a single picture."""
         return float(np.median(np.diff(self.seconds))) if len(self.seconds) > 1 else 0.04
@@ -62,8 +67,12 @@ def plan_clips(
     a clip begins at every stride instead, and clips may overlap or leave gaps.
 
     A frame stays on display until the next, so a shot ends where the next begins. What remains of a shot behind its
-    last clip is left out; a shot too short for any bucket, or for `min_seconds`, comes out once, without a bucket.
+    last clip is left out; a shot too short for any bucket, or for `min_seconds`, comes out once, without a bucket. An
+    image is one clip.
     """
+    if timeline.still:
+        yield Span(0, 1, choose_bucket(buckets, seconds=0.0, fps=settings.fps, height=height, width=width, still=True))
+        return
     allowed = allowed_buckets(buckets, settings)
     for (first, last), (start, stop) in zip(timeline.shots(), usable_shots(timeline, settings), strict=True):
         spans = list(_cut(timeline, start, stop, settings, allowed, height=height, width=width))

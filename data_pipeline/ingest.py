@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 import pyarrow.fs as pafs
 
+from data_pipeline import reach
 from data_pipeline.failures import BAD_ROW, UNREADABLE
 from data_pipeline.fingerprint import DIGITS
 from data_pipeline.manifests import SUFFIXES as MANIFEST_SUFFIXES
@@ -29,6 +30,7 @@ VIDEO_SUFFIXES = frozenset(
         *(".mpg", ".mts", ".mxf", ".ogm", ".ogv", ".ts", ".vob", ".webm", ".wmv"),
     }
 )
+IMAGE_SUFFIXES = frozenset({".avif", ".jpeg", ".jpg", ".png", ".webp"})
 SOURCES_FILE = "work/sources.json"
 _WILDCARDS = "*?["
 _THREADS = 8  # that wait for storage
@@ -58,22 +60,25 @@ class Source:
         return _storage(self.folder)
 
 
-def find_sources(inputs: Sequence[str]) -> list[Source]:
+def find_sources(inputs: Sequence[str], *, images: bool = False, private_hosts: bool = False) -> list[Source]:
     """All videos named by the inputs, without doubles, sorted by URI.
 
-    A folder is searched with all below it for files with a video suffix; a file or a glob is taken as it is; a manifest
-    names sources in its column `uri`, relative to itself. What a manifest or a folder names and cannot be looked at
-    becomes a source with a `reason`. Raises InputError when an input does not exist or when nothing is found at all.
+    A folder is searched with all below it for files with a video suffix, with `images` also for those of an image; a
+    file or a glob is taken as it is; a manifest names sources in its column `uri`, relative to itself, but without
+    `private_hosts` none on hosts that only this machine reaches (`reach`). What a manifest or a folder names and cannot
+    be looked at becomes a source with a `reason`. Raises InputError when an input does not exist or when nothing is
+    found at all.
     """
     if not inputs:
         raise InputError("No input is given.", "Name a folder, a file, a glob or a manifest: --input URI")
+    suffixes = VIDEO_SUFFIXES | IMAGE_SUFFIXES if images else VIDEO_SUFFIXES
     found: dict[str, Source] = {}
     for given in inputs:
-        for source in _sources_of(given):
+        for source in _sources_of(given, suffixes=suffixes, private_hosts=private_hosts):
             found.setdefault(source.uri, source)
     if not found:
-        suffixes = " ".join(sorted(VIDEO_SUFFIXES))
-        raise InputError(f"No video found in {', '.join(inputs)}.", f"Looked for files that end with {suffixes}.")
+        looked_for = " ".join(sorted(suffixes))
+        raise InputError(f"No video found in {', '.join(inputs)}.", f"Looked for files that end with {looked_for}.")
     return [found[uri] for uri in sorted(found)]
 
 
@@ -94,7 +99,7 @@ def identify(sources: Sequence[Source], *, out: Storage) -> list[Source]:
     return named
 
 
-def _sources_of(given: str) -> Iterable[Source]:
+def _sources_of(given: str, *, suffixes: frozenset[str], private_hosts: bool) -> Iterable[Source]:
     address, query = _split_query(given)
     storage, pattern = _storage(given), ""
     kind = _kind(storage)
@@ -108,12 +113,16 @@ def _sources_of(given: str) -> Iterable[Source]:
     if kind == pafs.FileType.File and not (on_the_web and (pattern or address.endswith("/"))):
         parent, _, name = address.rstrip("/").rpartition("/")
         folder = _storage((parent or ("/" if address.startswith("/") else ".")) + query)
-        return _from_manifest(folder, name) if name.endswith(MANIFEST_SUFFIXES) else [_source(folder, name)]
+        return (
+            _from_manifest(folder, name, private_hosts=private_hosts)
+            if name.endswith(MANIFEST_SUFFIXES)
+            else [_source(folder, name)]
+        )
     names = list(_names(storage))
     if pattern:
         taken = [name for name in names if fnmatch.fnmatch(name, pattern)]
     else:
-        taken = [name for name in names if PurePosixPath(name).suffix.lower() in VIDEO_SUFFIXES]
+        taken = [name for name in names if PurePosixPath(name).suffix.lower() in suffixes]
         if len(taken) < len(names):
             get_logger("ingest").info("%s: %d files are not videos by name", given, len(names) - len(taken))
     return [_source(storage, name) for name in taken]
@@ -129,13 +138,13 @@ def _names(storage: Storage) -> Iterator[str]:
         yield from (name if inner == "." else f"{inner}/{name}" for name in files)
 
 
-def _from_manifest(folder: Storage, name: str) -> Iterable[Source]:
+def _from_manifest(folder: Storage, name: str, *, private_hosts: bool) -> Iterable[Source]:
     rows = read_manifest(folder, name)
     with ThreadPoolExecutor(max_workers=_THREADS) as pool:
-        return list(pool.map(lambda row: _from_row(folder, name, row), rows))
+        return list(pool.map(lambda row: _from_row(folder, name, row, private_hosts=private_hosts), rows))
 
 
-def _from_row(folder: Storage, manifest: str, row: ManifestRow) -> Source:
+def _from_row(folder: Storage, manifest: str, row: ManifestRow, *, private_hosts: bool) -> Source:
     if row.problem:
         place = f"{folder.uri.partition('?')[0]}/{manifest}"
         return Source(f"{place}#{row.line}", "", "", reason=BAD_ROW, detail=f"line {row.line}: {row.problem}")
@@ -145,6 +154,11 @@ def _from_row(folder: Storage, manifest: str, row: ManifestRow) -> Source:
         scheme, slashes, path = base.rpartition("://")
         address, query = scheme + slashes + posixpath.normpath(f"{path}/{address}"), mark + own
     parent, _, name = address.rpartition("/")
+    refused = "" if private_hosts else reach.refusal(address, named_by=folder.uri)
+    if refused:
+        return Source(
+            address + query, "", "", reason=UNREADABLE, detail=refused, licence=row.licence, metadata=row.metadata
+        )
     try:
         source = _source(_storage((parent or "/") + query), name)
     except StorageError as error:

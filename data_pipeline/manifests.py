@@ -17,6 +17,9 @@ from groundwork.storage import Storage
 
 SUFFIXES = (".parquet", ".csv", ".jsonl", ".ndjson")
 _LICENCE = ("licence", "license")
+_URI = ("uri", "url", "URL")
+_CAPTION = ("caption", "text", "TEXT")
+"""Names of a column, the first one that a row has counts; `url` and `text` are those of LAION and COYO."""
 
 
 @dataclass(frozen=True)
@@ -74,15 +77,17 @@ def _from_json_lines(text: str) -> Iterator[ManifestRow]:
 
 
 def _check_columns(names: Iterable[str], where: str) -> None:
-    if "uri" not in names:
+    if not set(_URI) & set(names):
         raise InputError(f"{where} has no column 'uri'.", f"Its columns: {', '.join(names) or 'none'}.")
 
 
 def _row(line: int, values: Mapping[str, Any]) -> ManifestRow:
-    uri = values.get("uri")
+    uri = next((values[name] for name in _URI if name in values), None)
     if not isinstance(uri, str) or not uri.strip():
         return ManifestRow(line, problem="its 'uri' is empty")
-    said = {name: value for name, value in values.items() if name != "uri" and value not in (None, "")}
+    said = {name: value for name, value in values.items() if name not in _URI and value not in (None, "")}
+    caption = next((said.pop(name) for name in _CAPTION if isinstance(said.get(name), str)), None)
+    said |= {"caption": caption} if caption is not None else {}
     licence = next((str(said.pop(name)) for name in _LICENCE if name in said), "")
     metadata = json.dumps(said, sort_keys=True, ensure_ascii=False, default=str) if said else ""
     try:

@@ -34,7 +34,8 @@ def curate(recipe: CurateRecipe, *, inputs: Sequence[str], out: str, address: st
     require(recipe)
     neural_cuts.require(recipe.shots.neural)
     captioning.require(recipe.captions)
-    found = find_sources(inputs)
+    images = any(bucket.num_frames == 1 for bucket in recipe.buckets)
+    found = find_sources(inputs, images=images, private_hosts=recipe.decode.private_hosts)
     storage = open_storage(out)
     with only_run(storage):
         models = models_used(recipe.variant, weights=recipe.encode.weights)

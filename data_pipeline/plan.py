@@ -55,7 +55,7 @@ def plan(recipe: CurateRecipe, *, inputs: Sequence[str], out: str, like: str = "
     check(recipe.rules, known=known_scores())
     if recipe.variant not in VARIANTS:
         raise RecipeError(f"variant {recipe.variant!r} is not known.", f"Variants: {', '.join(VARIANTS)}.")
-    headers = read_headers(find_sources(inputs))
+    headers = read_headers(find_sources(inputs, images=any(bucket.num_frames == 1 for bucket in recipe.buckets)))
     rates = measured_rates(open_storage(like), recipe) if like else assumed_rates(recipe, headers.shapes)
     result = {"recipe": recipe.name, "policy": recipe.policy, **forecast(recipe, headers, rates)}
     return {**result, "disk": disk_space(out, result["storage_bytes"]["peak"])}

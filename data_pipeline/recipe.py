@@ -21,6 +21,8 @@ class DecodeSettings(FrozenModel):
 
     damaged: Literal["keep", "reject"] = "keep"
     """A source damaged in its middle: keep what can be decoded, or reject the whole of it."""
+    private_hosts: bool = False
+    """Whether manifests may name hosts that are not on the public internet, and what lies on another host than they."""
     split_seconds: float = Field(default=600.0, ge=0)
     """Longer sources are measured in parts of about this length, side by side (0: never). Results do not depend on
     it; a killed run repeats at most one part per worker."""
@@ -103,7 +105,7 @@ class Bucket(FrozenModel):
     """Size class of a clip: pixel frames (4N+1), rows, columns."""
 
     num_frames: int = Field(gt=0)
-    """Pixel frames of a clip, 4N + 1."""
+    """Pixel frames of a clip, 4N + 1; 1: an image."""
     height: int = Field(gt=0)
     """Rows, a multiple of 16."""
     width: int = Field(gt=0)

@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 from data_pipeline.analysis import Header
 from data_pipeline.assess import CLIP, CLIP_SCORES, THUMBNAIL, TIMINGS
 from data_pipeline.assessed import Assessed
+from data_pipeline.captions import given
 from data_pipeline.dataset import Curated, fate
 from data_pipeline.ingest import Source
 from data_pipeline.recipe import CurateRecipe
@@ -33,6 +34,7 @@ def write_tables(
         "clips": clips.rows.select(Clip.SCHEMA.names),
         f"decisions/{policy}": verdicts.to_table(clips.clip_ids),
         **{f"captions/{name}": table for name, table in curated.captioned.captions.items()},
+        **_given(curated),
         "duplicates": to_table(curated.duplicates, Duplicate),
         "rejected": to_table(_rejected(curated), Rejected),
     }
@@ -41,6 +43,17 @@ def write_tables(
         table = _signal_table(curated, signal, closer.get(signal, assessed.key))
         paths += _write(out, f"signals/{signal}", table)
     return sorted([*paths, *_write_streams(out, curated, assessed, closer)])
+
+
+def _given(curated: Curated) -> dict[str, pa.Table]:
+    """The captions that manifests gave, of the kept clips; no table where they gave none."""
+    metadata = {source.video_id: source.metadata for source in reversed(curated.sources) if source.metadata}
+    if not metadata:
+        return {}
+    kept = curated.clips.rows.select(["clip_id", "video_id"]).filter(pa.array(curated.verdicts.kept))
+    clips = zip(kept.column("clip_id").to_pylist(), kept.column("video_id").to_pylist(), strict=True)
+    table = given.given_captions(list(clips), metadata)
+    return {f"captions/{given.MODEL}": table} if len(table) else {}
 
 
 def part(number: int) -> str:

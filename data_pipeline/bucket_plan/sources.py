@@ -21,6 +21,9 @@ from data_pipeline.stored import align, read
 from groundwork.errors import InputError, StorageError
 from groundwork.storage import Storage
 
+_STILL_SECONDS = 0.05
+"""What lasts no longer is an image: their headers say one frame of 25 a second, or nothing."""
+
 
 def dataset_shots(out: Storage, manifest: Mapping[str, Any], recipe: CurateRecipe) -> list[Shot]:
     """The shots of a dataset's videos, found again from its measurements: nothing is decoded.
@@ -46,7 +49,10 @@ def dataset_shots(out: Storage, manifest: Mapping[str, Any], recipe: CurateRecip
 def input_shots(inputs: Sequence[str], *, shot_seconds: float) -> list[Shot]:
     """What the headers of the inputs tell; without a cut they are taken to be cut every `shot_seconds` (0: never)."""
     shots = []
-    for found in read_headers(find_sources(inputs)).shapes:
+    for found in read_headers(find_sources(inputs, images=True)).shapes:
+        if found.seconds <= _STILL_SECONDS:
+            shots.append(Shot(found.width, found.height, 0.0))
+            continue
         whole, rest = divmod(found.seconds, shot_seconds) if shot_seconds else (0, found.seconds)
         if whole:
             shots.append(Shot(found.width, found.height, shot_seconds, whole))
@@ -89,5 +95,5 @@ def _video_shots(analysis: Analysis, recipe: CurateRecipe, clips: _Clips, *, ove
         own = [share for start_pts, share in clips if low <= start_pts <= high]
         judged = [share for share in own if share is not None]
         weight = float(np.mean(judged)) if judged else overall if own else 0.0
-        seconds = end_seconds(timeline, stop) - float(timeline.seconds[start])
+        seconds = 0.0 if timeline.still else end_seconds(timeline, stop) - float(timeline.seconds[start])
         yield Shot(header.width, header.height, seconds, weight)

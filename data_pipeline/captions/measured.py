@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 
@@ -35,9 +36,14 @@ _CAMERA_SHARE = 0.35  # of all motion, before it counts as the camera's
 def caption(clip_id: str, scores: Mapping[str, float], *, read: Sequence[str] = ()) -> Caption:
     """The caption of a clip from its scores (see the signals), its length `seconds` and the lines `read` in it.
 
-    Text takes the place of the focus: that read is quoted, else it is said where the text signal found some.
+    Text takes the place of the focus: that read is quoted, else it is said where the text signal found some. Without a
+    score of motion (NaN) the caption is that of an image.
     """
     colours = colour_words(scores)
+    if math.isnan(scores["motion_score"]):
+        known = text_words(scores, read) or focus_words(scores)
+        text = f"A picture with {colours}. It is {light_words(scores)}. {known}"
+        return Caption(clip_id, text, colours, [], model=MODEL, version=VERSION)
     motion = step(scores["motion_score"], _MOTION)
     text = (
         f"A {length_words(scores['seconds'])} second shot with {colours}. "

@@ -210,7 +210,7 @@ def sample_clip(
         step, last = picture.pts - last.pts if last is not None else 0, picture
     else:
         if instants is not None and last is not None:
-            fill(instants.before(last.pts + (step or round(_ALONE_SECONDS / instants.time_base))), last, stream)
+            fill(instants.before(last.pts + (step or max(1, round(_ALONE_SECONDS / instants.time_base)))), last, stream)
     if len(picked) < num_frames:
         wanted = f"{num_frames} frames at {fps:g} fps from {start_seconds:.3f} s"
         why = damage[0].message if damage else f"{path}: ends"
