@@ -14,6 +14,7 @@ from data_pipeline.analysis import Analysis
 from data_pipeline.buckets import upscale
 from data_pipeline.clips import Span, Timeline, clip_id, end_pts, end_seconds, plan_clips
 from data_pipeline.duplicates.hashes import HASH_COLUMNS, clip_hashes
+from data_pipeline.labels.names import COLUMNS as LABEL_SCORES
 from data_pipeline.recipe import Bucket, CurateRecipe
 from data_pipeline.shots import find_shots
 from data_pipeline.signals import CLOSER_SCORES, SIGNALS, score_names, signal_scores
@@ -37,7 +38,7 @@ Scores = Mapping[str, float | None]
 
 def known_scores() -> frozenset[str]:
     """Every score that a rule may ask for."""
-    return measured_scores() | {name for names in CLOSER_SCORES.values() for name in names}
+    return measured_scores() | {name for names in CLOSER_SCORES.values() for name in names} | set(LABEL_SCORES)
 
 
 def measured_scores() -> frozenset[str]:

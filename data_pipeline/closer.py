@@ -22,6 +22,7 @@ from data_pipeline.closer_notes import STAGE as STAGE
 from data_pipeline.closer_notes import Note, read_notes, write_notes
 from data_pipeline.failures import DAMAGED, ERROR, UNREADABLE
 from data_pipeline.fingerprint import stage_fingerprint
+from data_pipeline.labels.names import COLUMNS as LABEL_SCORES
 from data_pipeline.outcome import ABORTED, FAILED, OK, Outcome, to_row
 from data_pipeline.recipe import CurateRecipe, SignalSettings
 from data_pipeline.signals import CLOSER_SCORES
@@ -124,8 +125,8 @@ def closer_jobs(
 
 
 def before_looks(clips: ClipTable, recipe: CurateRecipe) -> rules.Verdicts:
-    """What the rules in front of the first one that takes a closer look decide."""
-    closer = {name for names in CLOSER_SCORES.values() for name in names}
+    """What the rules in front of the first one that takes a closer look, or a label, decide."""
+    closer = {name for names in (*CLOSER_SCORES.values(), LABEL_SCORES) for name in names}
     first = next(
         (number for number, rule in enumerate(recipe.rules.values()) if rule.score in closer), len(recipe.rules)
     )

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 
 from data_pipeline.assessed import ClipTable, VideoFacts
 from data_pipeline.captions.step import Captioned
@@ -21,6 +21,7 @@ from data_pipeline.closer import Looked
 from data_pipeline.cut import MEDIA
 from data_pipeline.failures import DAMAGED, FORGOTTEN
 from data_pipeline.ingest import Source
+from data_pipeline.labels.step import Labelled
 from data_pipeline.outcome import Outcome
 from data_pipeline.recipe import CurateRecipe
 from data_pipeline.rules import Verdicts, policy_hash
@@ -50,9 +51,9 @@ _NOT_HASHED = "timings"  # CPU times differ from run to run; all else is equal b
 @dataclass(frozen=True)
 class Curated:
     """Everything decided about a set of sources. `facts` of the readable videos that have clips, in their order,
-    `failed_videos` by video_id; the clips as columns with their verdicts, what closer looks gave them by signal, and
-    the captions of kept ones; `duplicates`: groups of copies; by clip_id, `failed_clips`, and `failed_looks`: closer
-    looks that gave no score."""
+    `failed_videos` by video_id; the clips as columns with their verdicts, what closer looks gave them by signal, their
+    labels, and the captions of kept ones; `duplicates`: groups of copies; by clip_id, `failed_clips`, and
+    `failed_looks`: closer looks, or a labelling model's, that gave no score."""
 
     sources: Sequence[Source]
     facts: Mapping[str, VideoFacts]
@@ -60,10 +61,19 @@ class Curated:
     clips: ClipTable
     verdicts: Verdicts
     looked: Mapping[str, Looked] = field(default_factory=dict)
+    labelled: Labelled | None = None
     captioned: Captioned = field(default_factory=lambda: Captioned({}))
     duplicates: Sequence[Duplicate] = ()
     failed_clips: Mapping[str, Outcome] = field(default_factory=dict)
     failed_looks: Mapping[str, Outcome] = field(default_factory=dict)
+
+    @property
+    def scores(self) -> dict[str, Float[np.ndarray, " n"]]:
+        """All scores of the clips by name, as far as they are known yet."""
+        found = dict(self.clips.scores)
+        for signal in self.looked.values():
+            found |= signal.scores
+        return found | dict(self.labelled.scores if self.labelled else {})
 
     @property
     def failed(self) -> Bool[np.ndarray, " n"]:

@@ -6,19 +6,30 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from data_pipeline import neural_cuts
+from data_pipeline import closer, neural_cuts
 from data_pipeline.assess import known_scores
 from data_pipeline.captions import step as captioning
-from data_pipeline.closer import require
 from data_pipeline.cut import cut_jobs
 from data_pipeline.dataset import MANIFEST
 from data_pipeline.encode import models_used
 from data_pipeline.forget import without_forgotten
 from data_pipeline.ingest import find_sources, identify
+from data_pipeline.labels import step as label_step
 from data_pipeline.recipe import CurateRecipe
 from data_pipeline.rules import check
 from data_pipeline.stages import heavy_stages
-from data_pipeline.steps import Run, code_fingerprints, decide, encode_jobs, finished, gather, publish, summary
+from data_pipeline.steps import (
+    Run,
+    code_fingerprints,
+    decide,
+    encode_jobs,
+    finished,
+    gather,
+    publish,
+    summary,
+    with_labels,
+    with_looks,
+)
 from groundwork.run_lock import only_run
 from groundwork.storage import open_storage
 
@@ -31,7 +42,8 @@ def curate(recipe: CurateRecipe, *, inputs: Sequence[str], out: str, address: st
     (unwritable or full), RunError (another run holds the dataset; no Ray at `address`).
     """
     check(recipe.rules, known=known_scores())
-    require(recipe)
+    closer.require(recipe)
+    label_step.require(recipe)
     neural_cuts.require(recipe.shots.neural)
     captioning.require(recipe.captions)
     images = any(bucket.num_frames == 1 for bucket in recipe.buckets)
@@ -54,7 +66,10 @@ def curate(recipe: CurateRecipe, *, inputs: Sequence[str], out: str, address: st
             run.clock.lap("gather")
             failed_looks = stages.look_closer(curated.clips)
             run.clock.lap("closer")
-            curated = decide(run, curated, failed_looks)
+            curated = with_looks(run, curated, failed_looks)
+            failed_labels = stages.label(curated.clips, curated.scores)
+            run.clock.lap("labels")
+            curated = decide(run, with_labels(run, curated, failed_labels))
             kept = curated.clips.where(curated.verdicts.kept)
             run.clock.lap("decide")
             captioned = stages.caption(curated)

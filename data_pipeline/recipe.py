@@ -9,6 +9,7 @@ import tyro
 from pydantic import Field, model_validator
 
 from data_pipeline.captions.settings import CaptionSettings
+from data_pipeline.labels.settings import LabelSettings
 from data_pipeline.policy import Rule as Rule
 from data_pipeline.policy import load_policy, merge
 from groundwork.config import FrozenModel
@@ -238,6 +239,7 @@ class CurateRecipe(FrozenModel):
     """The policy that `rules` hold already; filled in when the recipe is read."""
     signals: SignalSettings = SignalSettings()
     duplicates: DuplicateSettings = DuplicateSettings()
+    labels: LabelSettings = LabelSettings()
     captions: CaptionSettings = CaptionSettings()
     media: MediaSettings = MediaSettings()
     encode: EncodeSettings = EncodeSettings()

@@ -8,6 +8,9 @@ from dataclasses import dataclass, replace
 from data_pipeline import closer, cut
 from data_pipeline.closer import LookCloser
 from data_pipeline.cut import CutClips
+from data_pipeline.labels import names as labels
+from data_pipeline.labels.settings import LabelSettings
+from data_pipeline.labels.worker import LabelClips
 from data_pipeline.recipe import WorkerSettings
 from data_pipeline.workers import AnalyseVideo, EncodeClips
 
@@ -45,4 +48,20 @@ def _encoding(workers: WorkerSettings) -> Pool:
 ANALYSE = Stage("analyse", AnalyseVideo, _reading, many=False)
 CLOSER = Stage(closer.STAGE, LookCloser, _reading)
 CUT = Stage(cut.STAGE, CutClips, _reading)
+
+
+def labelling(settings: LabelSettings) -> Stage:
+    """The stage of the model that gives labels, with the processes that its settings ask for."""
+
+    def pool(workers: WorkerSettings) -> Pool:
+        return replace(
+            _reading(workers),
+            at_least=min(workers.at_least, settings.workers),
+            at_most=settings.workers,
+            gpus=settings.gpus,
+        )
+
+    return Stage(labels.STAGE, LabelClips, pool)
+
+
 ENCODE = Stage("encode", EncodeClips, _encoding)

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from data_pipeline import rules
+from data_pipeline.labels.names import STAGE as LABELS
 from data_pipeline.policy import Rule
 from data_pipeline.rules import Verdicts
 from data_pipeline.signals import CLOSER_SCORES
@@ -90,7 +91,8 @@ def measure(
         reason=reason,
         score=rule.score,
         signal=signal,
-        closer=signal in CLOSER_SCORES,
+        # Measured labels cost nothing; a model's are looked for among survivors.
+        closer=signal in CLOSER_SCORES or (signal == LABELS and total > 0),
         judged=judged,
         cpu_milliseconds=round(total / judged, 3) if judged else 0.0,
         rejected_share=round(rejected / judged, 6) if judged else 0.0,

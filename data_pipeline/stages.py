@@ -27,9 +27,12 @@ from data_pipeline.dataset import Curated
 from data_pipeline.encode import EncodeJob
 from data_pipeline.failures import CRASHED
 from data_pipeline.ingest import Source
+from data_pipeline.labels.models import Span
+from data_pipeline.labels.step import label_jobs
 from data_pipeline.measurements import MeasureJob, failed_videos, further_parts
 from data_pipeline.outcome import ABORTED, FAILED, Outcome, to_row
-from data_pipeline.resources import ANALYSE, CLOSER, CUT, ENCODE, Stage
+from data_pipeline.resources import ANALYSE, CLOSER, CUT, ENCODE, Stage, labelling
+from data_pipeline.rules import Columns
 from data_pipeline.shards import find_encoded
 from data_pipeline.steps import Run, encode_rows
 from groundwork.errors import RunError, StorageError
@@ -88,6 +91,15 @@ class Stages:
         arguments = {"out": self.run.out.uri, "settings": self.run.recipe.signals.model_dump(mode="json")}
         return self._by_clip(CLOSER, arguments, clips, jobs, standing=()) if jobs else {}
 
+    def label(self, clips: ClipTable, scores: Columns) -> dict[str, Outcome]:
+        """Let the recipe's model look at the clips that no rule rejects before the first one on a label; returns the
+        failed by clip_id. `scores`: those of closer looks too."""
+        settings = self.run.recipe.labels
+        jobs = label_jobs(self.run.out, clips, scores, self.run.recipe)
+        arguments = {"out": self.run.out.uri, "settings": settings.model_dump(mode="json")}
+        stage, at_once = labelling(settings), settings.batch_clips
+        return self._by_clip(stage, arguments, clips, jobs, standing=(), at_once=at_once) if jobs else {}
+
     def caption(self, curated: Curated) -> Captioned:
         """Caption the kept clips; models are asked for what is missing."""
         recipe, clips = self.run.recipe, kept_clips(curated)
@@ -132,9 +144,10 @@ class Stages:
         stage: Stage,
         arguments: Mapping[str, Any],
         clips: ClipTable,
-        jobs: Mapping[str, EncodeJob] | Mapping[str, CutJob] | Mapping[str, CloserJob],
+        jobs: Mapping[str, EncodeJob] | Mapping[str, CutJob] | Mapping[str, CloserJob] | Mapping[str, Span],
         *,
         standing: Collection[str],
+        at_once: int = _CLIPS_PER_ROW,
     ) -> dict[str, Outcome]:
         """One outcome per clip whose work does not stand yet; returns the failed ones by clip_id."""
         missing = {clip_id: job for clip_id, job in jobs.items() if clip_id not in standing}
@@ -142,7 +155,7 @@ class Stages:
         failed: dict[str, Outcome] = {}
         with _progress(stage.name, total=len(jobs), done=len(jobs) - len(missing), unit="clips") as progress:
             # Clips that vanished with a killed worker get a second chance, alone, so that only the culprit is lost.
-            for clips_per_row in (_CLIPS_PER_ROW, 1):
+            for clips_per_row in (at_once, 1):
                 rows = encode_rows(list(missing.values()), videos, clips_per_row=clips_per_row)
                 for outcome in _follow(progress, self._stream(stage, rows, arguments)):
                     missing.pop(outcome.key, None)

@@ -24,6 +24,9 @@ from data_pipeline.encode import EncodeJob, encode_fingerprint
 from data_pipeline.failures import DAMAGED
 from data_pipeline.fingerprint import short_hash, stage_fingerprint
 from data_pipeline.ingest import Source
+from data_pipeline.labels import names as labels
+from data_pipeline.labels import step as label_step
+from data_pipeline.labels.models import Span
 from data_pipeline.measurements import Measurements, measurements
 from data_pipeline.outcome import FAILED, Outcome, to_row
 from data_pipeline.recipe import Bucket, CurateRecipe
@@ -85,7 +88,7 @@ class Run:
 
 def code_fingerprints(recipe: CurateRecipe, *, models: Mapping[str, Any]) -> dict[str, str]:
     """One per stage; `models` are those the latents come from."""
-    deciding = (assessed, closer, dataset, rules, tables, *DECIDING)
+    deciding = (assessed, closer, dataset, label_step, rules, tables, *DECIDING)
     analysed = analysis_fingerprint(recipe.shots.neural)
     return {
         "analyse": analysed,
@@ -94,6 +97,7 @@ def code_fingerprints(recipe: CurateRecipe, *, models: Mapping[str, Any]) -> dic
         **embedding_fingerprints(recipe.duplicates),
         **{f"{closer.STAGE}.{signal}": key for signal, key in closer.fingerprints(recipe.signals).items()},
         **captioning.fingerprints(recipe.captions),
+        **label_step.fingerprints(recipe),
         "encode": encode_fingerprint(recipe.variant, models=models),
     }
 
@@ -124,15 +128,24 @@ def gather(run: Run, failed: Mapping[str, Outcome]) -> Curated:
     return Curated(run.sources, facts, {**failed, **left_out}, found, Verdicts.undecided(len(found)))
 
 
-def decide(run: Run, curated: Curated, failed_looks: Mapping[str, Outcome]) -> Curated:
-    """Every clip kept or rejected, in one pass over the columns: by the rules, with what the closer looks gave
-    (`failed_looks`: by clip_id), then one clip of each group of copies, and no more clips than the recipe asks for."""
+def with_looks(run: Run, curated: Curated, failed: Mapping[str, Outcome]) -> Curated:
+    """With what the closer looks gave (`failed`: by clip_id)."""
+    looked = closer.looks(run.out, curated.clips, run.recipe, keys=run.closer, failed=failed)
+    return replace(curated, looked=looked, failed_looks=failed)
+
+
+def with_labels(run: Run, curated: Curated, failed: Mapping[str, Outcome]) -> Curated:
+    """With the six labels (`failed`: clips that their model could not look at)."""
+    key = run.code.get(labels.STAGE, "")
+    labelled = label_step.labels(run.out, curated.clips, curated.scores, run.recipe, failed=failed, key=key)
+    return replace(curated, labelled=labelled, failed_looks={**curated.failed_looks, **failed})
+
+
+def decide(run: Run, curated: Curated) -> Curated:
+    """Every clip kept or rejected, in one pass over the columns: by the rules, then one clip of each group of copies,
+    and no more clips than the recipe asks for."""
     clips, recipe = curated.clips, run.recipe
-    looked = closer.looks(run.out, clips, recipe, keys=run.closer, failed=failed_looks)
-    scores = dict(clips.scores)
-    for signal in looked.values():
-        scores |= signal.scores
-    verdicts = rules.judge(scores, recipe.rules, shortest_seconds=shortest_seconds(recipe))
+    verdicts = rules.judge(curated.scores, recipe.rules, shortest_seconds=shortest_seconds(recipe))
     bits = {
         source.video_id: 8 * source.bytes / max(curated.facts[source.video_id].header.duration_seconds, 1e-3)
         for source in run.sources
@@ -141,7 +154,7 @@ def decide(run: Run, curated: Curated, failed_looks: Mapping[str, Outcome]) -> C
     verdicts, copies = drop_duplicates(clips, verdicts, run.assessed, recipe.duplicates, bits_per_second=bits)
     over = rules.over_limit(clips.clip_ids, verdicts.kept, max_clips=recipe.clips.max_clips)
     verdicts = verdicts.reject(over, rules.OVER_LIMIT)
-    return replace(curated, verdicts=verdicts, looked=looked, duplicates=copies, failed_looks=failed_looks)
+    return replace(curated, verdicts=verdicts, duplicates=copies)
 
 
 def encode_jobs(
@@ -164,10 +177,10 @@ def encode_jobs(
 
 
 def encode_rows(
-    jobs: Sequence[EncodeJob | CutJob | CloserJob], video_of: Mapping[str, Source], *, clips_per_row: int
+    jobs: Sequence[EncodeJob | CutJob | CloserJob | Span], video_of: Mapping[str, Source], *, clips_per_row: int
 ) -> list[dict[str, str]]:
     """Rows for the workers that look, cut and encode: jobs grouped by video, at most `clips_per_row` to a row."""
-    by_video: dict[str, list[EncodeJob | CutJob | CloserJob]] = {}
+    by_video: dict[str, list[EncodeJob | CutJob | CloserJob | Span]] = {}
     for job in jobs:
         by_video.setdefault(video_of[job.clip_id].uri, []).append(job)
     rows = []
@@ -179,7 +192,7 @@ def encode_rows(
     return rows
 
 
-def _plain(job: EncodeJob | CutJob | CloserJob) -> dict[str, Any]:
+def _plain(job: EncodeJob | CutJob | CloserJob | Span) -> dict[str, Any]:
     return {name: value.model_dump() if isinstance(value, Bucket) else value for name, value in asdict(job).items()}
 
 

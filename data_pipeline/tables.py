@@ -14,6 +14,7 @@ from data_pipeline.assessed import Assessed
 from data_pipeline.captions import given
 from data_pipeline.dataset import Curated, fate
 from data_pipeline.ingest import Source
+from data_pipeline.labels.names import STAGE as LABELS
 from data_pipeline.recipe import CurateRecipe
 from data_pipeline.rules import policy_hash
 from data_pipeline.signals import CLOSER_SCORES, signal_scores
@@ -42,6 +43,8 @@ def write_tables(
     for signal in (CLIP, *signal_scores(), *CLOSER_SCORES):
         table = _signal_table(curated, signal, closer.get(signal, assessed.key))
         paths += _write(out, f"signals/{signal}", table)
+    if curated.labelled:
+        paths += _write(out, f"signals/{LABELS}", curated.labelled.table(clips.clip_ids))
     return sorted([*paths, *_write_streams(out, curated, assessed, closer)])
 
 
@@ -77,6 +80,8 @@ def _write_streams(out: Storage, curated: Curated, assessed: Assessed, closer: M
             f"{signal}_milliseconds": curated.looked[signal].milliseconds[first : first + len(table)]
             for signal in closer
         }
+        if curated.labelled:
+            spent[f"{LABELS}_milliseconds"] = curated.labelled.milliseconds[first : first + len(table)]
         timings = table.select(["clip_id", *TIMINGS])
         for name, values in spent.items():
             timings = timings.append_column(name, pa.array(values, from_pandas=True))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,8 @@ def model_version(model: str, *, revision: str, setting: str) -> str:
     Raises WeightsError for a folder without config.json, and for a hub id that is not pinned to a commit.
     """
     if (Path(model) / _CONFIG).is_file():
-        return folder_version(model)
+        files = sorted(path for path in Path(model).rglob("*") if path.is_file())
+        return _hash_of(model, tuple((str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files))
     if not model or Path(model).is_dir() or not re.fullmatch(r"[\w.-]+/[\w.-]+", model):
         raise WeightsError(
             f"{setting}: {model!r} holds no {_CONFIG}.", "Give a folder as transformers saves it, or a hub id."
@@ -49,6 +51,11 @@ def model_version(model: str, *, revision: str, setting: str) -> str:
             "Pin it to the 40 digits of a commit, so that its weights cannot change.",
         )
     return f"{model}@{revision}"
+
+
+@lru_cache(maxsize=16)
+def _hash_of(folder: str, stamp: tuple[tuple[str, int, int], ...]) -> str:  # noqa: ARG001  the stamp tells when to ask again
+    return folder_version(folder)
 
 
 class FrozenEncoder:

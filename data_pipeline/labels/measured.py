@@ -31,6 +31,9 @@ SIGNS: Mapping[str, tuple[Rule, ...]] = {
 }
 """The signs of each label, with the bounds of the policy `cogvideox` (for scene text one of its own): one is enough."""
 
+NEED_TEXT = frozenset({"text_dominated"})
+"""Labels all of whose signs come from `signals.text`."""
+
 
 def label_scores(columns: Columns, *, count: int) -> dict[str, Float[np.ndarray, " n"]]:
     """Label → score of `count` clips, 0 to 1, NaN where none of its signs is measured; 0.5 is a sign on its bound."""

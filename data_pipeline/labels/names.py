@@ -30,6 +30,8 @@ def column(label: str) -> str:
     return f"label_{label}"
 
 
+STAGE = "labels"
+"""Folder of these scores among the signals, and name of the step."""
 COLUMNS: tuple[str, ...] = tuple(column(label) for label in LABELS)
 CLASSIFIER, ZERO_SHOT, MEASURED = "classifier", "zero_shot", "measured"
 """Who says so: the column `source` of every row."""

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import pyarrow as pa
 from jaxtyping import Float
 
+from data_pipeline.fingerprint import short_hash
 from groundwork.storage import Storage
 
 FOLDER = "work/labels"
-_SCHEMA = pa.schema(
-    [
-        *(("clip_id", pa.string()), ("vector", pa.list_(pa.float32()))),
-        *(("error", pa.string()), ("cpu_milliseconds", pa.float64())),
-    ]
-)
+_FACTS = [("clip_id", pa.string()), ("error", pa.string()), ("cpu_milliseconds", pa.float64())]
+_SCHEMA = pa.schema([*_FACTS, ("vector", pa.list_(pa.float32()))])
 
 
 @dataclass(frozen=True)
@@ -31,39 +27,30 @@ class Made:
     cpu_milliseconds: float = 0.0
 
 
-@dataclass(frozen=True)
-class Vectors:
-    """All that is known under one key, by clip_id."""
-
-    rows: Mapping[str, Made] = field(default_factory=dict)
-
-    def matrix(self, clip_ids: Sequence[str]) -> Float[np.ndarray, "n d"]:
-        """A row per clip, NaN where nothing is known; no columns where nothing is known of any."""
-        found_of = {one: self.rows[one].vector for one in clip_ids if one in self.rows}
-        known = {one: vector for one, vector in found_of.items() if vector}
-        width = len(next(iter(known.values()))) if known else 0
-        found = np.full((len(clip_ids), width), np.nan, np.float32)
-        for number, clip_id in enumerate(clip_ids):
-            if clip_id in known:
-                found[number] = known[clip_id]
-        return found
-
-
 def write_vectors(out: Storage, key: str, made: Sequence[Made]) -> None:
-    """Keep what was made of some clips as one file: all of it, or nothing."""
+    """Keep what was made of some clips as one file named for them: all of it, or nothing."""
     if made:
-        name = hashlib.sha256("|".join(one.clip_id for one in made).encode()).hexdigest()[:32]
-        rows = [
-            {"clip_id": one.clip_id, "vector": one.vector, "error": one.error, "cpu_milliseconds": one.cpu_milliseconds}
-            for one in made
-        ]
-        out.write_table(f"{FOLDER}/{key}/{name}.parquet", pa.Table.from_pylist(rows, schema=_SCHEMA))
+        table = pa.Table.from_pylist([asdict(one) for one in made], schema=_SCHEMA)
+        out.write_table(f"{_folder(key)}/{short_hash([one.clip_id for one in made])}.parquet", table)
 
 
-def read_vectors(out: Storage, key: str) -> Vectors:
-    """All that is kept under a key."""
-    rows = {}
-    for path in out.list(f"{FOLDER}/{key}", suffix=".parquet"):
-        for row in out.read_table(path).to_pylist():
-            rows[row["clip_id"]] = Made(row["clip_id"], row["vector"], row["error"], row["cpu_milliseconds"])
-    return Vectors(rows)
+def read_facts(out: Storage, key: str) -> pa.Table:
+    """clip_id, error and CPU time of all clips that are kept under a key, each once; without their vectors."""
+    names = [name for name, _ in _FACTS]
+    tables = [out.read_table(path, columns=names) for path in out.list(_folder(key), suffix=".parquet")]
+    found = pa.concat_tables([pa.schema(_FACTS).empty_table(), *(table.select(names) for table in tables)])
+    _, first = np.unique(found.column("clip_id").to_numpy(zero_copy_only=False).astype(str), return_index=True)
+    return found.take(pa.array(np.sort(first))).combine_chunks()
+
+
+def read_vectors(out: Storage, key: str) -> Iterator[tuple[list[str], Float[np.ndarray, "n d"]]]:
+    """Clips and their vectors, a file after the other; clips without a vector are left out."""
+    for path in out.list(_folder(key), suffix=".parquet"):
+        table = out.read_table(path, columns=("clip_id", "vector")).drop_null()
+        if len(table):
+            flat = table.column("vector").combine_chunks().flatten().to_numpy(zero_copy_only=False)
+            yield table.column("clip_id").to_pylist(), flat.reshape(len(table), -1)
+
+
+def _folder(key: str) -> str:
+    return f"{FOLDER}/{key}"

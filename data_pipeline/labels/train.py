@@ -120,22 +120,29 @@ def _vectors(
 ) -> tuple[dict[str, np.ndarray], Counter[str]]:
     """Vectors by clip_id, kept ones and new ones; and why some clips have none, counted."""
     key = encoder_key(card)
-    rows = dict(read_vectors(out, key).rows)
-    missing = [row for clip_id, row in clips.items() if clip_id not in rows]
+    found = {
+        clip_id: vector
+        for clip_ids, vectors in read_vectors(out, key)
+        for clip_id, vector in zip(clip_ids, vectors, strict=True)
+        if clip_id in clips
+    }
+    missing = [row for clip_id, row in clips.items() if clip_id not in found]
     done = len(clips) - len(missing)
+    left_out: Counter[str] = Counter()
     with Progress("look", total=len(clips), unit="clips", initial=done) as progress:
         if missing:
             waiting: list[Made] = []
             for made in _look(out, manifest, missing, job, load_encoder(card, device=job.device), card):
-                rows |= {one.clip_id: one for one in made}
-                waiting += [one for one in made if one.vector]  # what failed is tried again by the next training
+                looked = [one for one in made if one.vector is not None]
+                found |= {one.clip_id: np.array(one.vector, np.float32) for one in looked}
+                left_out.update(one.error.partition(":")[0] for one in made if one.vector is None)
+                waiting += looked  # what failed is tried again by the next training
                 progress.update(len(made))
                 if len(waiting) >= _KEPT_AT_ONCE:
                     write_vectors(out, key, waiting)
                     waiting = []
             write_vectors(out, key, waiting)
-    left_out = Counter(rows[clip_id].error.partition(":")[0] for clip_id in clips if not rows[clip_id].vector)
-    return {c: np.array(rows[c].vector, np.float32) for c in clips if rows[c].vector}, left_out
+    return found, left_out
 
 
 def _look(

@@ -116,22 +116,24 @@ def curated(corpus: Path, out: Path) -> Storage:
     return open_storage(out)
 
 
-def figures(corpus: Path, out: Path, encoder: str, *, seed: int) -> dict[str, Any]:
+def figures(corpus: Path, out: Path, encoder: str, *, num_frames: int, seed: int) -> dict[str, Any]:
     """Train through the command's own function, then again on the same vectors with the footage parted."""
     dataset = curated(corpus, out / "dataset")
     spans = graded_spans(dataset, corpus)
     write_labels(out / "labels.csv", spans)
     settings = TrainingSettings(seed=seed)
-    job = TrainJob(dataset.uri, str(out / "labels.csv"), encoder, str(out / "heads"), settings=settings)
+    labels, heads = str(out / "labels.csv"), str(out / "heads")
+    job = TrainJob(dataset.uri, labels, encoder, heads, num_frames=num_frames, settings=settings)
     started = time.monotonic()
     first = train_heads(job)
     seconds = [time.monotonic() - started]
     started = time.monotonic()
     assert train_heads(job)["version"] == first["version"], "equal inputs give equal heads"
     seconds.append(time.monotonic() - started)
-    vectors = read_vectors(dataset, encoder_key(read_card(str(out / "heads")).encoder))
-    spans = [span for span in spans if span.clip_id in vectors.rows]
-    matrix = vectors.matrix([span.clip_id for span in spans])
+    kept = read_vectors(dataset, encoder_key(read_card(heads).encoder))
+    vectors = {clip_id: vector for ids, rows in kept for clip_id, vector in zip(ids, rows, strict=True)}
+    spans = [span for span in spans if span.clip_id in vectors]
+    matrix = np.stack([vectors[span.clip_id] for span in spans])
     targets = np.array([[target(span, label) for label in LABELS] for span in spans])
     clips = read_clips(dataset, read_manifest(dataset))
     order = [clips.clip_ids.to_pylist().index(span.clip_id) for span in spans]
@@ -151,11 +153,12 @@ def main() -> None:
     parser.add_argument("corpus", type=Path)
     parser.add_argument("out", type=Path, help="dataset, label file and heads; what stands there is used")
     parser.add_argument("--encoder", help="folder that AutoModel opens; default: EfficientNet-Lite0 from its package")
+    parser.add_argument("--num-frames", type=int, default=4, help="of a clip; 0: as the encoder has it")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     encoder = options.encoder or str(save_lite(options.out / "encoder"))
-    result = figures(options.corpus, options.out, encoder, seed=options.seed)
+    result = figures(options.corpus, options.out, encoder, num_frames=options.num_frames, seed=options.seed)
     for name in ("films", "footage"):
         rows = result[name]["rows"]
         named = [(f"{label}, {source}", rows[label][source]) for label in rows for source in rows[label]]

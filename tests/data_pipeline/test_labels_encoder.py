@@ -12,7 +12,7 @@ from transformers import Dinov2Config, Dinov2Model, ViTConfig, ViTForImageClassi
 
 from data_pipeline.labels.encoder import FrozenEncoder, model_version
 from data_pipeline.labels.frames import spread_frames
-from data_pipeline.labels.store import Made, read_vectors, write_vectors
+from data_pipeline.labels.store import Made, read_facts, read_vectors, write_vectors
 from groundwork.errors import MediaError, WeightsError
 from groundwork.media import write_video
 from groundwork.storage import open_storage
@@ -123,17 +123,16 @@ def test_frames_are_those_on_display_in_the_middles_of_equal_parts(tmp_path: Pat
         shown(7.0, 8.0, 2)
 
 
-def test_what_is_kept_is_read_again_and_gaps_are_no_numbers(tmp_path: Path) -> None:
+def test_what_is_kept_is_read_again_each_clip_once(tmp_path: Path) -> None:
     out = open_storage(tmp_path)
     write_vectors(out, "key", [Made("a", [1.0, 2.0], cpu_milliseconds=3.0), Made("b", None, "damaged: there")])
-    write_vectors(out, "key", [Made("a", [1.0, 2.0]), Made("b", None, "damaged: there")])
     write_vectors(out, "key", [])
     write_vectors(out, "other", [Made("a", [9.0])])
-    assert len(out.list("work/labels")) == 2
-    kept = read_vectors(out, "key")
-    matrix = kept.matrix(["b", "a", "unknown"])
-    assert matrix.shape == (3, 2)
-    assert np.isnan(matrix[[0, 2]]).all()
-    assert matrix[1].tolist() == [1.0, 2.0]
-    assert kept.rows["b"].error == "damaged: there"
-    assert read_vectors(out, "nothing").matrix(["a"]).shape == (1, 0)
+    write_vectors(out, "key", [Made("b", None, "damaged: there")])
+    ((clip_ids, vectors),) = read_vectors(out, "key")
+    assert (clip_ids, vectors.tolist()) == (["a"], [[1.0, 2.0]])
+    facts = {row["clip_id"]: row for row in read_facts(out, "key").to_pylist()}
+    assert len(facts) == len(read_facts(out, "key")) == 2
+    assert (facts["a"]["cpu_milliseconds"], facts["b"]["error"]) == (3.0, "damaged: there")
+    assert len(read_facts(out, "nothing")) == 0
+    assert list(read_vectors(out, "nothing")) == []

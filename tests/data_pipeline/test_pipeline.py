@@ -15,9 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from ray import cloudpickle
 
 from data_pipeline.__main__ import main
+from data_pipeline.labels.encoder import model_version
+from data_pipeline.labels.heads import EncoderCard, Heads, HeadsCard, write_heads
+from data_pipeline.labels.settings import ClassifierSettings, LabelSettings
 from data_pipeline.pipeline import curate
 from data_pipeline.recipe import CurateRecipe, MediaSettings, Rule
 from data_pipeline.resources import ANALYSE
@@ -28,6 +32,7 @@ from groundwork.ray_session import ray_session
 from groundwork.records import Clip, Decision, Duplicate, Latent, MediaFile, Rejected, Video, from_table
 from groundwork.run_lock import only_run
 from groundwork.storage import Storage, open_storage
+from tests.support.tiny_vlms import save_siglip
 
 Made = tuple[Storage, dict[str, Any]]
 
@@ -207,6 +212,46 @@ class DiesOnTheBunny(AnalyseVideo):
         if "bunny" in row["payload"]:
             os.kill(os.getpid(), signal.SIGKILL)
         return super().__call__(row)
+
+
+def test_a_model_labels_survivors_and_new_heads_look_at_nothing_again(
+    made: Made, mixed: Path, quick_recipe: CurateRecipe, tmp_path: Path
+) -> None:
+    shutil.copytree(made[0].uri, tmp_path / "out")
+    encoder = str(save_siglip(tmp_path / "siglip"))
+    labels = random_heads(tmp_path / "heads", encoder, bias=0.0)
+    rules = {**quick_recipe.rules, "edited": Rule(score="label_editing", above=0.5)}
+    asked = quick_recipe.model_copy(update={"rules": rules, "labels": labels})
+    first = curate(asked, inputs=[str(mixed)], out=str(tmp_path / "out"))
+    out = open_storage(tmp_path / "out")
+    table = out.read_table("signals/labels").to_pylist()
+    scores = {row["clip_id"]: row["label_editing"] for row in table}
+    assert {(row["source"], row["model"]) for row in table} == {("classifier", encoder)}
+    before = {row.clip_id: row.reason for row in rows(made[0], "decisions", Decision)}
+    for decision in rows(out, "decisions", Decision):
+        looked_at = before[decision.clip_id] in ("", "near_duplicate")
+        assert (scores[decision.clip_id] is not None) == looked_at
+        assert (decision.reason == "edited") == (looked_at and scores[decision.clip_id] > 0.5)
+    written = out.list("work/labels")
+    sterner = asked.model_copy(update={"labels": random_heads(tmp_path / "sterner", encoder, bias=50.0)})
+    second = curate(sterner, inputs=[str(mixed)], out=str(tmp_path / "out"))
+    assert second["clips"]["rejected"]["edited"] >= first["clips"]["rejected"].get("edited", 0)
+    assert second["clips"]["kept"] == 0
+    assert out.list("work/labels") == written
+
+
+def random_heads(folder: Path, encoder: str, *, bias: float) -> LabelSettings:
+    """A head that says editing of what lies on one side of a random plane, the more the higher `bias`."""
+    made_of = EncoderCard(
+        model=encoder, version=model_version(encoder, revision="", setting=""), num_frames=2, short_side=32, width=64
+    )
+    facts: dict[str, Any] = {name: {} for name in HeadsCard.model_fields if name not in ("schema_version", "positive")}
+    facts |= {"encoder": made_of, "labels": ("editing",), "hidden": 0, "wanted_precision": 0.9, "weights_sha256": ""}
+    heads = Heads(64, count=1, hidden=0)
+    torch.nn.init.normal_(heads.outer, generator=torch.Generator().manual_seed(0))
+    torch.nn.init.constant_(heads.bias, bias)
+    write_heads(str(folder), heads, HeadsCard(**facts), policy="")
+    return LabelSettings(mode="classifier", classifier=ClassifierSettings(heads=str(folder)))
 
 
 def test_a_film_that_kills_its_worker_costs_that_film_alone_and_is_tried_again_next_time(
