@@ -24,7 +24,7 @@ from data_pipeline.recipe import CurateRecipe
 from groundwork.records import Clip
 from groundwork.storage import Storage
 
-_META = b"video"
+_FOLDER, _META = "work/assessed", b"video"
 _WINDOW, _THREADS, _ROWS_AT_ONCE = 64, 4, 20_000
 
 
@@ -46,7 +46,7 @@ class Assessed:
     @property
     def folder(self) -> str:
         """All of them lie below it."""
-        return f"work/assessed/{self.key}"
+        return f"{_FOLDER}/{self.key}"
 
     def path(self, video_id: str) -> str:
         """Where the clips of a video are kept."""
@@ -60,6 +60,12 @@ class Assessed:
         """Keep what `assess` made of a video."""
         meta = {"header": asdict(analysis.header), "damage": analysis.damage_detail()}
         self.out.write_table(self.path(video_id), table.replace_schema_metadata({_META: json.dumps(meta)}))
+
+    def drop_others(self) -> None:
+        """Remove the tables of all other keys: they are made again without decoding anything."""
+        others = {path.split("/")[2] for path in self.out.list(_FOLDER, suffix=".parquet")} - {self.key}
+        for key in sorted(others):
+            self.out.delete_tree(f"{_FOLDER}/{key}")
 
     def videos(self, video_ids: Sequence[str], columns: Sequence[str]) -> Iterator[pa.Table]:
         """The named columns of one video after the other, in this order; a few are read at a time."""

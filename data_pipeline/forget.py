@@ -173,7 +173,7 @@ def _rewrite(out: Storage, path: str, target: Target, ids: re.Pattern[str]) -> b
 
 def _rewrite_table(out: Storage, path: str, target: Target) -> bool:
     with pq.ParquetFile(out.path(path), filesystem=out.filesystem) as file:
-        row_groups, rows = file.num_row_groups, file.metadata.num_rows
+        groups = file.metadata.row_group(0).num_rows if file.num_row_groups > 1 else None
         keys = file.read(columns=[name for name in ("clip_id", "video_id") if name in file.schema_arrow.names])
     if not keys.num_columns:
         return False
@@ -185,8 +185,8 @@ def _rewrite_table(out: Storage, path: str, target: Target) -> bool:
     if folder == DUPLICATES:
         left = _regroup(left)
     if len(left) or folder not in ("latents", "work"):
-        # Shards hold one row group per clip.
-        out.write_table(path, left, row_group_size=1 if folder == "latents" or 1 < row_groups == rows else None)
+        # As before: shards hold one row group per clip, thumbnails a few.
+        out.write_table(path, left, row_group_size=1 if folder == "latents" else groups)
     else:
         out.delete(path)
     return True

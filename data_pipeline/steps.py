@@ -222,5 +222,6 @@ def publish(run: Run, curated: Curated, jobs: Mapping[str, EncodeJob], cuts: Map
     write_report(out.uri, manifest=manifest)
     out.write_json(MANIFEST, manifest)
     drop_staged(out)
+    run.assessed.drop_others()
     drop_cut_notes(out)
     return manifest

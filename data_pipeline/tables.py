@@ -22,6 +22,7 @@ from groundwork.records import Clip, Duplicate, Rejected, Video, to_table
 from groundwork.storage import Storage
 
 ROWS_PER_PART, PICTURES_PER_PART = 200_000, 10_000
+_PICTURES_PER_GROUP = 128
 
 
 def write_tables(
@@ -85,13 +86,11 @@ def _write_streams(out: Storage, curated: Curated, assessed: Assessed, closer: M
         timings = table.select(["clip_id", *TIMINGS])
         for name, values in spent.items():
             timings = timings.append_column(name, pa.array(values, from_pandas=True))
-        for folder, part_table in (
-            ("thumbnails", table.select(["clip_id", THUMBNAIL]).rename_columns(["clip_id", "jpeg"])),
-            ("timings", timings),
-        ):
-            path = f"{folder}/{part(number)}"
-            out.write_table(path, part_table)
-            yield path
+        thumbnails = table.select(["clip_id", THUMBNAIL]).rename_columns(["clip_id", "jpeg"])
+        # Small row groups, so that a few pictures can be read without the others.
+        out.write_table(f"thumbnails/{part(number)}", thumbnails, row_group_size=_PICTURES_PER_GROUP)
+        out.write_table(f"timings/{part(number)}", timings)
+        yield from (f"{folder}/{part(number)}" for folder in ("thumbnails", "timings"))
         first, number = first + len(table), number + 1
 
 

@@ -88,9 +88,12 @@ class Session:
         return found or [self._thumbnail(clip_id)]
 
     def _thumbnail(self, clip_id: str) -> bytes:
-        table = read(self._out, self._manifest, "thumbnails")
-        row = table.filter(pc.equal(table.column("clip_id"), clip_id))
-        return bytes(row.column("jpeg")[0].as_py())
+        for path in sorted(path for path in self._manifest["files"] if path.startswith("thumbnails/")):
+            table = self._out.read_table(path)
+            row = table.filter(pc.equal(table.column("clip_id"), clip_id))
+            if len(row):
+                return bytes(row.column("jpeg")[0].as_py())
+        raise StorageError(f"{self._out.uri} holds no thumbnail of clip {clip_id}.", "Run it again.")
 
     @lru_cache(maxsize=8)  # noqa: B019  one session per process, and it lives as long
     def _frames(self, path: str) -> pa.Table:

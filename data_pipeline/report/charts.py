@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from html import escape
 
 import numpy as np
+from jaxtyping import Float
 
 BINS = 24
 _ROW, _LABEL, _VALUE, _BAR = 30, 100, 160, 270
@@ -29,10 +30,14 @@ def bars(rows: Sequence[tuple[str, float, str, str]]) -> str:
 
 
 def histogram(
-    kept: Sequence[float], rejected: Sequence[float], *, thresholds: Sequence[float], logarithmic: bool = False
+    kept: Float[np.ndarray, " n"],
+    rejected: Float[np.ndarray, " m"],
+    *,
+    thresholds: Sequence[float],
+    logarithmic: bool = False,
 ) -> str:
     """Kept and rejected clips stacked over a score, thresholds as dashed lines; values are clipped to what is drawn."""
-    values = np.asarray([*kept, *rejected, *thresholds], dtype=float)
+    values = np.concatenate([kept, rejected, thresholds]).astype(float)
     if not len(values):
         return ""
     low, high = float(values.min()), float(values.max())

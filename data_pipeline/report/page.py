@@ -8,9 +8,11 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
+import numpy as np
+
 from data_pipeline.report.captions import captions
 from data_pipeline.report.charts import bars
-from data_pipeline.report.contents import Contents, ShownClip
+from data_pipeline.report.contents import FAILED, KEPT, REJECTED, Contents, ShownClip
 from data_pipeline.report.sections import cost_panel, duplicates, funnel, seconds_text, thresholds, worst_files
 from groundwork.records import Video
 
@@ -35,9 +37,7 @@ def render(contents: Contents) -> str:
         captions(manifest),
         duplicates(contents),
         worst_files(contents),
-        _gallery("Kept", contents.named("kept")),
-        _gallery("Rejected", contents.named("rejected")),
-        _gallery("Failed", contents.named("failed")),
+        *(_gallery(contents, state) for state in (KEPT, REJECTED, FAILED)),
         f"<h2>Sources ({len(contents.videos)})</h2>{_videos(contents.videos)}",
         '<h2>Recipe</h2><details class="panel"><summary>The settings that made this dataset</summary>'
         f"<pre>{escape(json.dumps(manifest['recipe'], indent=2))}</pre></details>",
@@ -91,37 +91,37 @@ def _overview(contents: Contents) -> str:
     return f'<div class="columns">{"".join(cells)}{cost_panel(contents)}</div>'
 
 
-def _gallery(title: str, clips: Sequence[ShownClip]) -> str:
-    if not clips:
+def _gallery(contents: Contents, state: str) -> str:
+    clips = np.flatnonzero(contents.in_state(state))
+    if not len(clips):
         return ""
     step = max(1, -(-len(clips) // MOST_SHOWN))
-    shown = clips[::step]
+    shown = contents.shown(clips[::step])
+    title = state.capitalize()
     note = "" if step == 1 else f'<p class="soft">{len(shown)} of {len(clips)}, spread evenly.</p>'
     return f'<h2>{title} ({len(clips)})</h2>{note}<div class="gallery">{"".join(map(_figure, shown))}</div>'
 
 
 def _figure(item: ShownClip) -> str:
-    clip, decision = item.clip, item.decision
     picture = base64.b64encode(item.thumbnail).decode()
-    if item.state == "kept":
+    if item.state == KEPT:
         words = f"<p>{escape(item.caption)}</p>"
-    elif item.state == "failed":
+    elif item.state == FAILED:
         words = f'<p><span class="badge failed">failed</span> {escape(item.detail)}</p>'
     else:
-        words = f'<p><span class="badge">{escape(decision.reason)}</span> {escape(_why(item))}</p>'
+        words = f'<p><span class="badge">{escape(item.reason)}</span> {escape(_why(item))}</p>'
     return (
         f'<figure><img alt="" loading="lazy" src="data:image/jpeg;base64,{picture}"><figcaption>{words}'
-        f'<span class="soft">{clip.start_seconds:.2f} to {clip.stop_seconds:.2f} s, '
-        f"{clip.width}x{clip.height}</span></figcaption></figure>"
+        f'<span class="soft">{item.start_seconds:.2f} to {item.stop_seconds:.2f} s, '
+        f"{item.width}x{item.height}</span></figcaption></figure>"
     )
 
 
 def _why(item: ShownClip) -> str:
-    decision = item.decision
-    if decision.score is None or decision.threshold is None:
+    if item.score is None or item.threshold is None:
         return ""
-    sign = "&lt;" if decision.score < decision.threshold else ">"
-    return f"{decision.score_name} {decision.score:.3g} {sign} {decision.threshold:g}".replace("&lt;", "<")
+    sign = "<" if item.score < item.threshold else ">"
+    return f"{item.score_name} {item.score:.3g} {sign} {item.threshold:g}"
 
 
 def _videos(videos: Sequence[Video]) -> str:
