@@ -1,4 +1,4 @@
-"""Subtitles burned into real shots, signs painted on them, and the bare shots: what is told to be laid over? `[HALF]`."""
+"""Subtitles burned into real shots, signs painted on them, bare shots: what counts as laid over? `[HALF]`."""
 
 from __future__ import annotations
 
