@@ -24,7 +24,7 @@ from data_pipeline.recipe import NeuralSettings
 from data_pipeline.signals import CODE, Series, measuring
 from data_pipeline.signals.measuring import Measuring
 from data_pipeline.signals.picture import ANALYSIS_SHORT_SIDE, Picture, shrink
-from groundwork import colour, container, media
+from groundwork import colour, container, media, planes
 from groundwork.errors import MediaError, TooLongError
 
 THUMBNAIL_SECONDS = 0.5
@@ -99,7 +99,7 @@ def analysis_fingerprint(neural: NeuralSettings) -> str:
     """Key of what `analyse` makes: its code (this file, change, signals, decoder), and when the network is asked."""
     import data_pipeline.analysis as own
 
-    code: tuple[ModuleType, ...] = (own, change, colour, container, media, measuring, *CODE)
+    code: tuple[ModuleType, ...] = (own, change, colour, container, media, planes, measuring, *CODE)
     if not neural.enabled:
         return stage_fingerprint(code, None)
     asked = neural.model_dump(mode="json", exclude={"threshold"})
@@ -124,12 +124,11 @@ def analyse(
     started = time.process_time()
     damage: list[MediaError] = []
     columns = _Columns(NeuralCuts(neural) if neural and neural.enabled else None)
-    frames = media.read_frames(
+    frames = media.read_small(
         path,
+        short_side=ANALYSIS_SHORT_SIDE,
         start_seconds=part.read_from_seconds,
         stop_seconds=None if neural and neural.enabled else part.stop_seconds,
-        short_side=ANALYSIS_SHORT_SIDE,
-        with_native=True,
         max_pixels=max_pixels,
         on_damage=damage.append,
     )
@@ -188,7 +187,7 @@ class _Columns:
     def __len__(self) -> int:
         return len(self._own["pts"])
 
-    def add(self, frame: media.Frame, *, gap: bool, keep: bool) -> None:
+    def add(self, frame: media.SmallFrame, *, gap: bool, keep: bool) -> None:
         """Measure one more frame."""
         picture = Picture(frame)
         changed = self._change.update(picture)
@@ -200,12 +199,12 @@ class _Columns:
         if not keep:
             self._skipped += 1
             return
-        thumbnail = _thumbnail(frame.image) if slot != self._slot else None
+        thumbnail = _thumbnail(picture.small_rgb) if slot != self._slot else None
         row = {"pts": frame.pts, "seconds": frame.seconds, "gap": gap, "thumbnail": thumbnail, **changed}
         for name, value in row.items():
             self._own[name].append(value)
 
-    def look_ahead(self, frame: media.Frame) -> bool:
+    def look_ahead(self, frame: media.SmallFrame) -> bool:
         """Show the network one frame behind the part; false when it has seen enough."""
         self._ahead += 1
         if self._neural is None or self._ahead > LOOK_AHEAD:

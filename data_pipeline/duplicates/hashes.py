@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Float, Int, UInt64
 
-from data_pipeline.signals import views
+from data_pipeline.signals import motion, views
 
 TICKS_PER_SECOND = 12
 """Time is counted in steps of this size: two copies sampled differently are at most half a step apart."""
@@ -64,7 +64,9 @@ def clip_hashes(series: Mapping[str, np.ndarray]) -> ClipHashes:
     length = float(seconds[-1]) + (float(np.median(np.diff(seconds))) if len(seconds) > 1 else 0.0)
     instants = np.arange(max(1, int(np.ceil(length * TICKS_PER_SECOND - 1e-6)))) / TICKS_PER_SECOND
     shown = np.searchsorted(seconds, instants + 1e-6, side="right") - 1
-    moved = np.cumsum(series["flow"].astype(np.float64))[shown]
+    looks = motion.looks(series)
+    way = np.cumsum(series["flow"][looks], dtype=np.float64)
+    moved = np.interp(instants, seconds[looks], way) if looks.any() else np.zeros(len(instants))
     light = np.interp(instants, seconds, series["luma"])
     whole = series["phash"].astype(np.uint64)
     parts = np.stack([series[name].astype(np.uint64) for name in views.COLUMNS], axis=1)

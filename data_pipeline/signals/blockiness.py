@@ -8,10 +8,10 @@ import cv2
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from data_pipeline.signals.picture import Picture
+from data_pipeline.signals.picture import Picture, Sampling
 
 _BLOCK = 8
-_SECONDS = 0.5  # from one look to the next
+_LOOKS_PER_SECOND = 2.0
 _SIDE = 512  # pixels of the middle that are looked at
 _FLOOR = 0.5  # levels of luma: steps between pixels smaller than this show nowhere
 
@@ -22,14 +22,12 @@ class Blockiness:
     columns = ("block_energy",)
 
     def __init__(self) -> None:
-        self._slot = -1
+        self._sampling = Sampling(_LOOKS_PER_SECOND)
         self._held = 0.0
 
     def update(self, picture: Picture) -> dict[str, float]:
         """The value of one more frame."""
-        # The first frame of each slot: parts of a film that are measured side by side agree with the whole.
-        slot, self._slot = self._slot, int((picture.seconds + 1e-6) // _SECONDS)
-        if slot != self._slot:
+        if self._sampling.due(picture):
             self._held = blockiness(picture.coded_luma)
         return {"block_energy": self._held}
 

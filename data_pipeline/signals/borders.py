@@ -31,13 +31,20 @@ class Borders:
 def bars(luma: UInt8[np.ndarray, "h w"]) -> tuple[float, float, float, float]:
     """Shares of the picture that are black bars: top, bottom, left, right. NaN where it is black without an edge."""
     found: list[float] = []
-    for axis in (1, 0):
+    for axis, lines in ((1, luma), (0, luma.T)):
+        if not (_is_black(lines[0]) or _is_black(lines[-1])):  # most pictures have no bar, which is soon seen
+            found += [0.0, 0.0]
+            continue
         means, peaks = cv2.reduce(luma, axis, cv2.REDUCE_AVG, dtype=cv2.CV_32F).ravel(), luma.max(axis=axis)
         black = (means <= _BLACK_MEAN) & (peaks <= _BLACK_PEAK)
         if black.all():
             return (float("nan"),) * 4
         found += [_bar(black, means), _bar(black[::-1], means[::-1])]
     return found[0], found[1], found[2], found[3]
+
+
+def _is_black(line: UInt8[np.ndarray, " n"]) -> bool:
+    return bool(line.max() <= _BLACK_PEAK and line.mean() <= _BLACK_MEAN)
 
 
 def _bar(black: Bool[np.ndarray, " n"], means: Float[np.ndarray, " n"]) -> float:

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from jaxtyping import Float
 
-from data_pipeline.signals.picture import Picture
+from data_pipeline.signals.picture import Picture, Sampling
 
 _CELLS = 8  # the picture is looked at as 8 x 8 parts
 _STEP = 0.1  # of the greatest relative luminance: WCAG 2.2, "general flash"
@@ -28,18 +28,19 @@ class Flashing:
         self._low: Float[np.ndarray, "8 8"] | None = None
         self._high = np.zeros((_CELLS, _CELLS))
         self._direction = np.zeros((_CELLS, _CELLS), np.int8)
-        self._slot = -1
+        self._sampling = Sampling(1 / _MEMORY_SECONDS)
 
     def update(self, picture: Picture) -> dict[str, float]:
         """The values of one more frame."""
         cells = cv2.resize(picture.tiny_luma, (_CELLS, _CELLS), interpolation=cv2.INTER_AREA)
         light = (cells.astype(np.float64) / 255) ** _GAMMA
         # What was before is forgotten every two seconds: parts measured side by side then agree with the whole.
-        slot, self._slot = self._slot, int((picture.seconds + 1e-6) // _MEMORY_SECONDS)
-        if self._low is None or slot != self._slot:
+        if self._sampling.due(picture) or self._low is None:
             self._low, self._high = light, light
             self._direction[:] = 0
         self._low, self._high = np.minimum(self._low, light), np.maximum(self._high, light)
+        if float((self._high - self._low).max()) < _STEP:
+            return {"flash_rise": 0.0, "flash_fall": 0.0}
         rise = (self._direction <= 0) & (light - self._low >= _STEP) & (self._low < _DARKER_BELOW)
         fall = (self._direction >= 0) & (self._high - light >= _STEP) & (light < _DARKER_BELOW) & ~rise
         self._direction[rise], self._direction[fall] = 1, -1

@@ -9,10 +9,11 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
-from data_pipeline.signals.picture import Picture
+from data_pipeline.signals.picture import Picture, Sampling
 
-COLUMNS = ("flow", "flow_x", "flow_y", "zoom", "moving", "camera", "subject")
-_THIN = 2  # means and medians are taken from every second pixel
+COLUMNS = ("flow_seconds", "flow", "flow_x", "flow_y", "zoom", "moving", "camera", "subject")
+_LOOKS_PER_SECOND = 32.0  # every frame of a film, every second one of slow motion
+_THIN = 4  # means and medians are taken from every fourth pixel: the flow is made of patches of eight
 _GRID = 8  # the camera's movement is fitted on every eighth pixel
 _LEAST_SEEN = 0.05  # share of the grid that must have texture before a camera is looked for
 _ROUNDS = 2  # of the robust fit; more change nothing visible
@@ -28,6 +29,8 @@ _SHAKE_SECONDS = 0.5  # what the camera does within this time is a shake, not a 
 class Motion:
     """Per frame, against the one before, in shares of the short side: mean flow length, median flow right and down.
 
+    Of slow motion 32 frames a second are looked at, each against the look before; the others hold zeros.
+    `flow_seconds`: the time from look to look, 0 in the others too.
     `zoom`: least-squares growth of the picture about its centre (0.01: one per cent larger). `moving`: share (0 to 1)
     of pixels that move faster than 2 % of the short side per second. `camera`: mean length of the one movement (shift,
     zoom and turn) that most of the picture takes part in; `subject`: mean length of what is left of the flow.
@@ -41,16 +44,19 @@ class Motion:
         self._flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
         self._before: UInt8[np.ndarray, "h w"] | None = None
         self._seconds = 0.0
+        self._sampling = Sampling(_LOOKS_PER_SECOND)
 
     def update(self, picture: Picture) -> dict[str, float]:
         """The values of one more frame; zeros for the first."""
+        if not self._sampling.due(picture):
+            return dict.fromkeys(COLUMNS, 0.0)
         before, self._before = self._before, picture.small_luma
         passed, self._seconds = picture.seconds - self._seconds, picture.seconds
         if before is None or before.shape != picture.small_luma.shape:
             return dict.fromkeys(COLUMNS, 0.0)
         flow = self._flow.calc(before, picture.small_luma, None)
         seen, textured = changed(before, picture.small_luma), has_texture(picture.small_luma)
-        return flow_values(flow, seen=seen, textured=textured, seconds=passed)
+        return {"flow_seconds": passed, **flow_values(flow, seen=seen, textured=textured, seconds=passed)}
 
 
 def changed(before: UInt8[np.ndarray, "h w"], after: UInt8[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
@@ -81,18 +87,18 @@ def flow_values(
     height, width = flow.shape[:2]
     short = min(height, width)
     right, down = (np.ascontiguousarray(flow[::_THIN, ::_THIN, part]) for part in (0, 1))
-    rows, columns = _centred(height)[::_THIN, None], _centred(width)[None, ::_THIN]
-    outward = float((right * columns).mean() + (down * rows).mean())
+    rows, columns = _centred(height)[::_THIN], _centred(width)[::_THIN]
+    outward = float(right.mean(axis=0) @ columns) / columns.size + float(down.mean(axis=1) @ rows) / rows.size
     spread = float((columns**2).mean() + (rows**2).mean())
     # Not cv2.magnitude: it rounds by where its arrays lie in memory, and equal films gave unequal bytes.
     lengths = np.sqrt(right * right + down * down) * seen[::_THIN, ::_THIN]
     camera, subject = camera_and_subject(flow, seen=seen, textured=textured)
     return {
         "flow": float(lengths.mean()) / short,
-        "flow_x": _median(right[::_THIN, ::_THIN]) / short,
-        "flow_y": _median(down[::_THIN, ::_THIN]) / short,
+        "flow_x": _median(right) / short,
+        "flow_y": _median(down) / short,
         "zoom": outward / spread,
-        "moving": float((lengths > max(_NOISE_PIXELS, _MOVING_SPEED * short * seconds)).mean()),
+        "moving": np.count_nonzero(lengths > max(_NOISE_PIXELS, _MOVING_SPEED * short * seconds)) / lengths.size,
         "camera": camera / short,
         "subject": subject / short,
     }
@@ -110,14 +116,14 @@ def camera_and_subject(
     design = _design(*flow.shape[:2])
     count = design.shape[1] // 2
     there = textured[first::_GRID, first::_GRID].ravel()
-    if there.sum() < _LEAST_SEEN * count:
+    if np.count_nonzero(there) < _LEAST_SEEN * count:
         return 0.0, float((np.sqrt(flow[..., 0] ** 2 + flow[..., 1] ** 2) * seen).mean())
     target = flow[first::_GRID, first::_GRID].reshape(count, 2).T.astype(np.float64)
     fitted = np.array([[_median(part[there])] for part in target])
     for _ in range(_ROUNDS):
         squares = ((target - fitted) ** 2).sum(axis=0)
         scale = max(_NOISE_PIXELS**2, 2.25 * _median(squares[there]))
-        weighted = design * np.tile(there / (1 + squares / scale), 2)
+        weighted = design * np.concatenate([there / (1 + squares / scale)] * 2)
         # The small ridge keeps pictures of few grid points solvable.
         fitted = (np.linalg.solve(weighted @ design.T + _RIDGE, weighted @ target.ravel()) @ design).reshape(2, count)
     told = there | seen[first::_GRID, first::_GRID].ravel()
@@ -141,7 +147,7 @@ def score(series: Mapping[str, Float[np.ndarray, " t"]]) -> dict[str, float]:
     per cent of growth per second. `camera_score`, `subject_score`: of the movement that is common to most of the
     picture, and of what moves against it. `moving_share`: share (0 to 1) of pixels that move. `jitter_score`: how far
     the camera strays from its course of half a second, in per cent of the short side; 0.1 is steady, 1 a shaky hand.
-    The first frame of a clip is compared with a frame outside it and so left out.
+    A look that is compared with a frame outside the clip is left out.
     """
     names = {
         "motion_score": "flow",
@@ -151,15 +157,23 @@ def score(series: Mapping[str, Float[np.ndarray, " t"]]) -> dict[str, float]:
         "camera_score": "camera",
         "subject_score": "subject",
     }
-    seconds = series["seconds"]
-    if len(seconds) < 2:
+    inside = looks(series)
+    if not inside.any():
         return {**dict.fromkeys(names, 0.0), "moving_share": 0.0, "jitter_score": 0.0}
-    per_second = 100.0 / float(seconds[-1] - seconds[0])
+    seen = {column: series[column][inside] for column in ("seconds", *COLUMNS)}
+    per_second = 100.0 / float(seen["flow_seconds"].sum())
     return {
-        **{name: float(series[column][1:].sum()) * per_second for name, column in names.items()},
-        "moving_share": float(series["moving"][1:].mean()),
-        "jitter_score": 100 * jitter(series["flow_x"][1:], series["flow_y"][1:], seconds=seconds[1:]),
+        **{name: float(seen[column].sum()) * per_second for name, column in names.items()},
+        "moving_share": float(seen["moving"].mean()),
+        "jitter_score": 100 * jitter(seen["flow_x"], seen["flow_y"], seconds=seen["seconds"]),
     }
+
+
+def looks(series: Mapping[str, Float[np.ndarray, " t"]]) -> Bool[np.ndarray, " t"]:
+    """Which frames of a clip were compared with a frame of the same clip."""
+    seconds, passed = series["seconds"], series["flow_seconds"]
+    inside: Bool[np.ndarray, " t"] = (passed > 0) & (seconds - passed >= seconds[0] - 1e-4)
+    return inside
 
 
 def jitter(right: Float[np.ndarray, " t"], down: Float[np.ndarray, " t"], *, seconds: Float[np.ndarray, " t"]) -> float:

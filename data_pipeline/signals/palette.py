@@ -8,9 +8,10 @@ import cv2
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from data_pipeline.signals.picture import Picture
+from data_pipeline.signals.picture import Picture, Sampling
 
 COLOURS = ("black", "grey", "white", "red", "orange", "brown", "yellow", "green", "teal", "blue", "purple", "pink")
+_LOOKS_PER_SECOND = 8.0
 _THIN = 3  # of the small picture, every third pixel of every third row has a say
 # Upper ends of the hue ranges, in OpenCV's half degrees; red closes the circle.
 _HUES = ((8, "red"), (21, "orange"), (30, "yellow"), (80, "green"), (98, "teal"), (130, "blue"), (150, "purple"))
@@ -31,19 +32,28 @@ _NAME_OF_HUE = _name_of_hue()
 
 class Palette:
     """Per frame: share (0 to 1) of the pixels of each named colour; luma of the upper less the lower half, and of the
-    left less the right half (-255 to 255); luma spread (standard deviation)."""
+    left less the right half (-255 to 255), measured eight times a second and held in between; luma spread (standard
+    deviation)."""
 
     columns = (*COLOURS, "upper_light", "left_light", "contrast")
 
+    def __init__(self) -> None:
+        self._sampling = Sampling(_LOOKS_PER_SECOND)
+        self._held: dict[str, float] = {}
+
     def update(self, picture: Picture) -> dict[str, float]:
         """The values of one more frame."""
+        if self._sampling.due(picture):
+            self._held = self._look(picture)
+        return {**self._held, "contrast": float(cv2.meanStdDev(picture.small_luma)[1][0, 0])}
+
+    def _look(self, picture: Picture) -> dict[str, float]:
         luma = picture.small_luma
         middle_row, middle_column = luma.shape[0] // 2, luma.shape[1] // 2
         return {
             **colour_shares(np.ascontiguousarray(picture.small_rgb[::_THIN, ::_THIN])),
             "upper_light": cv2.mean(luma[:middle_row])[0] - cv2.mean(luma[middle_row:])[0],
             "left_light": cv2.mean(luma[:, :middle_column])[0] - cv2.mean(luma[:, middle_column:])[0],
-            "contrast": float(cv2.meanStdDev(luma)[1][0, 0]),
         }
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 
 from groundwork import media
+from groundwork.planes import planes_of
 
 ANALYSIS_SHORT_SIDE = 256
 """Frames are decoded to this short side: blur shows, cost stays low."""
@@ -22,34 +23,29 @@ _QUICK = cv2.INTER_LINEAR  # up to a half it leaves out no pixel, at a tenth of 
 
 @dataclass(frozen=True)
 class Picture:
-    """A frame at the analysis size; its planes are made when a signal first asks for them, and then kept."""
+    """A frame at the analysis size; its smaller pictures are made when a signal first asks for them, and then kept."""
 
-    frame: media.Frame
-
-    @property
-    def rgb(self) -> UInt8[np.ndarray, "h w 3"]:
-        """Colours at the analysis size."""
-        return self.frame.image
+    frame: media.SmallFrame
 
     @property
     def seconds(self) -> float:
         """When the frame is shown."""
         return self.frame.seconds
 
-    @cached_property
+    @property
     def luma(self) -> UInt8[np.ndarray, "h w"]:
         """Light, 0 to 255, at the analysis size."""
-        return _grey(self.rgb)
-
-    @cached_property
-    def small_rgb(self) -> UInt8[np.ndarray, "h2 w2 3"]:
-        """Colours at a short side of at most 144."""
-        return shrink(self.rgb, short_side=SMALL_SHORT_SIDE, interpolation=_QUICK)
+        return self.frame.planes.luma
 
     @cached_property
     def small_luma(self) -> UInt8[np.ndarray, "h2 w2"]:
         """Light at a short side of at most 144."""
-        return _grey(self.small_rgb)
+        return shrink(self.luma, short_side=SMALL_SHORT_SIDE, interpolation=_QUICK)
+
+    @cached_property
+    def small_rgb(self) -> UInt8[np.ndarray, "h2 w2 3"]:
+        """Colours at a short side of at most 144."""
+        return self.frame.planes.rgb(self.small_luma)
 
     @cached_property
     def tiny_luma(self) -> Float32[np.ndarray, "h3 w3"]:
@@ -58,7 +54,7 @@ class Picture:
 
     def make_planes(self) -> None:
         """Make what every pass needs now, so that its cost is not counted to the signal that happens to ask first."""
-        _ = self.luma, self.tiny_luma
+        _ = self.small_rgb, self.tiny_luma
 
     @property
     def coded_luma(self) -> UInt8[np.ndarray, "h0 w0"]:
@@ -66,9 +62,25 @@ class Picture:
         return self.luma if self.frame.native is None else media.native_luma(self.frame)
 
 
+class Sampling:
+    """Which frames are looked at: the first one of every `1 / per_second` seconds of film.
+
+    A rule without memory, so that parts of a film that are measured side by side agree with the whole.
+    """
+
+    def __init__(self, per_second: float) -> None:
+        self._per_second = per_second
+        self._slot = -1
+
+    def due(self, picture: Picture) -> bool:
+        """Whether this frame, the next one, is looked at."""
+        slot, self._slot = self._slot, int(picture.seconds * self._per_second + 1e-4)
+        return slot != self._slot
+
+
 def picture_of(rgb: UInt8[np.ndarray, "h w 3"], *, seconds: float = 0.0) -> Picture:
     """The shared pictures of an RGB image that comes from no file."""
-    return Picture(media.Frame(pts=0, seconds=seconds, image=rgb))
+    return Picture(media.SmallFrame(pts=0, seconds=seconds, planes=planes_of(rgb)))
 
 
 def shrink(
@@ -82,8 +94,3 @@ def shrink(
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     smaller: UInt8[np.ndarray, "h2 w2 *c"] = cv2.resize(image, size, interpolation=interpolation)
     return smaller
-
-
-def _grey(rgb: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w"]:
-    luma: UInt8[np.ndarray, "h w"] = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)
-    return luma

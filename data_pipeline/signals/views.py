@@ -8,11 +8,11 @@ import cv2
 import numpy as np
 from jaxtyping import Int32, Shaped, UInt8
 
-from data_pipeline.signals.phash import HASH_BITS, frequencies
-from data_pipeline.signals.picture import Picture
+from data_pipeline.signals.phash import hashes, square
+from data_pipeline.signals.picture import Picture, Sampling
 
-SAMPLE_SECONDS = 0.25
-"""Frames are looked at this often: a copy is cropped in all of them."""
+LOOKS_PER_SECOND = 4.0
+"""A copy is cropped in all of its frames."""
 
 
 def _inner(scale: float, *, x: float = 0.5, y: float = 0.5) -> tuple[float, float, float, float]:
@@ -31,7 +31,6 @@ VIEWS: tuple[tuple[float, float, float, float], ...] = (
 """Left, top, right and bottom of each part, in shares of the picture; the first is what lies between black bars.
 Neighbouring sizes differ by 5 per cent, about as much as the hash forgives; the last one is 4:3 out of 16:9."""
 COLUMNS = tuple(f"view_{number:02d}" for number in range(len(VIEWS)))
-_SIDE = 32
 _BLACK, _FEWEST_LIT, _LARGEST_BAR = 20, 3, 0.3
 
 
@@ -44,13 +43,11 @@ class Views:
     columns = COLUMNS
 
     def __init__(self) -> None:
-        self._slot = -1
+        self._sampling = Sampling(LOOKS_PER_SECOND)
 
     def update(self, picture: Picture) -> dict[str, int]:
         """The values of one more frame."""
-        # The first frame of each slot: a rule without memory, so that parts of a video agree with the whole.
-        slot, self._slot = self._slot, int((picture.seconds + 1e-6) // SAMPLE_SECONDS)
-        if slot == self._slot:
+        if not self._sampling.due(picture):
             return dict.fromkeys(COLUMNS, 0)
         return dict(zip(COLUMNS, view_hashes(picture.small_luma), strict=True))
 
@@ -59,11 +56,10 @@ def view_hashes(luma: UInt8[np.ndarray, "h w"]) -> list[int]:
     """The hash of each view of a picture, comparable with `phash.perceptual_hash`."""
     top, bottom, left, right = content_box(luma)
     box = luma[top:bottom, left:right]
-    small = np.stack([_part(box if view == VIEWS[0] else luma, view) for view in VIEWS]).astype(np.float64)
-    coefficients = np.rint((_DCT @ small @ _DCT.T).reshape(len(VIEWS), -1)[:, _PICKED])
-    bits = np.packbits(coefficients > np.median(coefficients, axis=1, keepdims=True), axis=1)
-    hashes = [int(value) for value in np.ascontiguousarray(bits).view(">u8").ravel()]
-    return [0, *hashes[1:]] if box.shape == luma.shape else hashes
+    barred = box.shape != luma.shape
+    parts = [square(box)] if barred else []
+    found = hashes(np.stack([*parts, *(_part(luma, view) for view in VIEWS[1:])]))
+    return found if barred else [0, *found]
 
 
 def content_box(luma: UInt8[np.ndarray, "h w"]) -> tuple[int, int, int, int]:
@@ -88,24 +84,7 @@ def _extent(lit_pixels: Int32[np.ndarray, " n"]) -> tuple[int, int]:
     return (first, stop) if max(first, count - stop) <= _LARGEST_BAR * count else (0, count)
 
 
-def _part(box: UInt8[np.ndarray, "h w"], view: tuple[float, float, float, float]) -> UInt8[np.ndarray, "32 32"]:
-    height, width = box.shape
+def _part(luma: UInt8[np.ndarray, "h w"], view: tuple[float, float, float, float]) -> UInt8[np.ndarray, "32 32"]:
+    height, width = luma.shape
     left, top, right, bottom = view
-    part = box[round(top * height) : round(bottom * height), round(left * width) : round(right * width)]
-    small: UInt8[np.ndarray, "32 32"] = cv2.resize(part, (_SIDE, _SIDE), interpolation=cv2.INTER_AREA)
-    return small
-
-
-def _dct_rows(count: int) -> np.ndarray:
-    """The first rows of the orthonormal DCT-II matrix."""
-    angles = np.pi * (2 * np.arange(_SIDE) + 1) * np.arange(count)[:, None] / (2 * _SIDE)
-    rows: np.ndarray = np.cos(angles) * np.sqrt(2 / _SIDE)
-    rows[0] /= np.sqrt(2)
-    return rows
-
-
-_ROWS, _COLUMNS = np.divmod(frequencies(), _SIDE)
-_SPAN = int(max(_ROWS.max(), _COLUMNS.max())) + 1
-_DCT = _dct_rows(_SPAN)
-_PICKED = _ROWS * _SPAN + _COLUMNS
-assert len(_PICKED) == HASH_BITS
+    return square(luma[round(top * height) : round(bottom * height), round(left * width) : round(right * width)])

@@ -84,8 +84,11 @@ def usual_matrix(*, height: int, width: int) -> Colorspace:
     return Colorspace.ITU709 if width >= _HD_WIDTH or height > _SD_HEIGHT else Colorspace.ITU601
 
 
-def reformat(picture: Any, *, form: str, height: int, width: int, quality: Interpolation = FAST) -> Any:
+def reformat(
+    picture: Any, *, form: str, height: int, width: int, quality: Interpolation = FAST, full_range: bool = False
+) -> Any:
     """The picture scaled and in another pixel format, from its true matrix and range; transfer and gamut stay.
+    With `full_range`, what is Y'CbCr stays in its matrix and fills 0 to 255.
 
     Pictures that are not `Colours.ordinary` want `to_rgb`. Keep no context of your own: one per thread is shared.
     """
@@ -97,6 +100,8 @@ def reformat(picture: Any, *, form: str, height: int, width: int, quality: Inter
         height=height,
         src_colorspace=colours.matrix,
         src_color_range=colours.color_range,
+        dst_colorspace=colours.matrix if full_range else None,
+        dst_color_range=ColorRange.JPEG if full_range else None,
         interpolation=quality,
         threads=1,
     )

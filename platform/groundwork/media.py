@@ -19,6 +19,7 @@ from groundwork import colour
 from groundwork.container import OnDamage, display_size, opened, pictures
 from groundwork.errors import MediaError, TooLargeError
 from groundwork.instants import Instants, exact_rate
+from groundwork.planes import Planes, small_planes
 
 Frames = UInt8[np.ndarray, "t h w c"]
 _ALONE_SECONDS = 0.04
@@ -53,6 +54,17 @@ class Frame:
     pts: int
     seconds: float
     image: UInt8[np.ndarray, "h w c"]
+    coded_bytes: int = 0
+    native: Any = field(default=None, repr=False, compare=False)
+
+
+@dataclass(frozen=True)
+class SmallFrame:
+    """One decoded picture for measuring: as `Frame`, with small `planes` in place of an RGB image."""
+
+    pts: int
+    seconds: float
+    planes: Planes
     coded_bytes: int = 0
     native: Any = field(default=None, repr=False, compare=False)
 
@@ -114,15 +126,43 @@ def read_frames(
     that cannot be decoded; frames before it were yielded. With `on_damage` that is called instead, and frames go on
     with the next keyframe.
     """
+    found = _pictures(path, start_seconds, max_pixels=max_pixels, on_damage=on_damage)
+    for picture, coded_bytes, stream, seconds in _between(found, start_seconds, stop_seconds):
+        image = _to_rgb(picture, short_side, size=display_size(stream, picture))
+        native = picture if with_native else None
+        yield Frame(pts=picture.pts, seconds=seconds, image=image, coded_bytes=coded_bytes, native=native)
 
-    for picture, coded_bytes, stream in _pictures(path, start_seconds, max_pixels=max_pixels, on_damage=on_damage):
+
+def read_small(
+    path: str | Path,
+    *,
+    short_side: int,
+    start_seconds: float = 0.0,
+    stop_seconds: float | None = None,
+    max_pixels: int = 0,
+    on_damage: OnDamage | None = None,
+) -> Iterator[SmallFrame]:
+    """As `read_frames`, for measuring: planes of a shorter side of at most `short_side`, a third of the cost of RGB.
+
+    Frames carry the decoder's picture too: look at it, then let it go.
+    """
+    found = _pictures(path, start_seconds, max_pixels=max_pixels, on_damage=on_damage)
+    for picture, coded_bytes, stream, seconds in _between(found, start_seconds, stop_seconds):
+        height, width = _scaled_size(display_size(stream, picture), short_side)
+        planes = small_planes(picture, height=height, width=width)
+        yield SmallFrame(picture.pts, seconds, planes, coded_bytes, picture)
+
+
+def _between(
+    found: Iterator[tuple[Any, int, Any]], start_seconds: float, stop_seconds: float | None
+) -> Iterator[tuple[Any, int, Any, float]]:
+    """Those pictures that are shown in this time, and when."""
+    for picture, coded_bytes, stream in found:
         seconds = float((picture.pts - (stream.start_time or 0)) * Fraction(stream.time_base))
         if stop_seconds is not None and seconds >= stop_seconds:
             return
         if seconds >= start_seconds - 1e-6:
-            image = _to_rgb(picture, short_side, size=display_size(stream, picture))
-            native = picture if with_native else None
-            yield Frame(pts=picture.pts, seconds=seconds, image=image, coded_bytes=coded_bytes, native=native)
+            yield picture, coded_bytes, stream, seconds
 
 
 def _pictures(
@@ -154,7 +194,7 @@ def _seek(container: Any, stream: Any, *, seconds: float) -> None:
             container.seek(target, stream=stream, backward=True)
 
 
-def native_luma(frame: Frame) -> UInt8[np.ndarray, "h w"]:
+def native_luma(frame: Frame | SmallFrame) -> UInt8[np.ndarray, "h w"]:
     """The light of a frame read `with_native`, at the size it is coded in and not rotated: blocks lie on their grid."""
     assert frame.native is not None, "the frame was read without with_native"
     first = frame.native.format.components[0]
@@ -288,14 +328,17 @@ def _rotation(container: Any, stream: Any, path: str | Path) -> int:
 
 def _to_rgb(picture: Any, short_side: int | None, *, size: tuple[int, int]) -> UInt8[np.ndarray, "h w c"]:
     """Upright RGB of a picture whose `size` is (rows, columns) with square pixels."""
-    height, width = size
-    if short_side is not None and min(width, height) > short_side:
-        scale = short_side / min(width, height)
-        width, height = max(2, round(width * scale)), max(2, round(height * scale))
+    height, width = _scaled_size(size, short_side)
     quality = colour.FAST if short_side is not None else colour.EXACT
     image = colour.to_rgb(picture, height=height, width=width, quality=quality)
     turns = (int(picture.rotation) // 90) % 4
     return np.ascontiguousarray(np.rot90(image, turns)) if turns else image
+
+
+def _scaled_size(size: tuple[int, int], short_side: int | None) -> tuple[int, int]:
+    """(rows, columns), never larger than they are."""
+    scale = 1.0 if short_side is None else min(1.0, short_side / min(size))
+    return (max(2, round(size[0] * scale)), max(2, round(size[1] * scale))) if scale < 1 else size
 
 
 def stack_frames(frames: Sequence[Frame]) -> Frames:

@@ -50,7 +50,7 @@ def _measure(path: Path, *, frames: int, short_side: int) -> dict[str, float]:
     decode = time.thread_time() - started
     measuring = Measuring()
     started = time.thread_time()
-    for _, frame in zip(range(count), media.read_frames(path, short_side=short_side, with_native=True), strict=False):
+    for _, frame in zip(range(count), media.read_small(path, short_side=short_side), strict=False):
         measuring.update(Picture(frame))
     whole = time.thread_time() - started
     signals = sum(measuring.cpu_seconds.values())

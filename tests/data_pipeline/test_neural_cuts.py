@@ -22,7 +22,7 @@ ASK = NeuralSettings(enabled=True)
 def series(count: int, **columns: dict[int, float]) -> dict[str, np.ndarray]:
     """A film at 25 frames per second of which some columns have values at some frames."""
     made = {"seconds": np.arange(count) / 25.0, "gap": np.zeros(count, bool)}
-    for name, usual in (("content", 1.0), ("brightness", 100.0), (COLUMN, np.nan)):
+    for name, usual in (("content", 1.0), ("brightness", 100.0), ("dissolve", 0.0), (COLUMN, np.nan)):
         made[name] = np.full(count, usual)
         for index, value in columns.get(name, {}).items():
             made[name][index] = value
@@ -63,7 +63,7 @@ def test_parts_agree_with_the_whole_and_only_doubtful_frames_are_looked_at(
         return predict(self, frames)
 
     monkeypatch.setattr(NeuralCuts, "_predict", count)
-    few = NeuralSettings(enabled=True, doubt_from=44.0, doubt_to=50.0)
+    few = NeuralSettings(enabled=True, doubt_from=41.5, doubt_to=50.0)
 
     def measure(part: Part) -> Analysis:
         return analyse(path, header=header, part=part, neural=few)

@@ -15,7 +15,7 @@ from data_pipeline.dissolves import COLUMN as DISSOLVE
 from data_pipeline.recipe import ShotSettings
 from data_pipeline.shots import find_shots
 from data_pipeline.signals.picture import SMALL_SHORT_SIDE, Picture
-from groundwork.media import Frame, read_frames
+from groundwork.media import SmallFrame, read_small
 
 TOY_SHOTS = ShotSettings(min_shot_seconds=0.3)
 FILMS = {"bikes.mp4": [29, 75, 136, 186, 241], "city.mpg": [115], "bunny.mp4": []}
@@ -26,10 +26,10 @@ Series = dict[str, np.ndarray]
 @pytest.fixture(scope="module")
 def measured(footage: Path) -> dict[str, Series]:
     """The columns that shots follow from, of each film."""
-    return {film: changes(list(read_frames(footage / film, short_side=SMALL_SHORT_SIDE))) for film in FILMS}
+    return {film: changes(list(read_small(footage / film, short_side=SMALL_SHORT_SIDE))) for film in FILMS}
 
 
-def changes(frames: list[Frame]) -> Series:
+def changes(frames: list[SmallFrame]) -> Series:
     meter = Change()
     rows = [meter.update(Picture(frame)) for frame in frames]
     series = {name: np.array([row[name] for row in rows], np.float32) for name in COLUMNS}
@@ -58,12 +58,13 @@ def test_cuts_are_found_within_one_frame(measured: dict[str, Series], film: str)
 def test_measures_and_cuts_are_those_of_pyscenedetect(footage: Path, measured: dict[str, Series], film: str) -> None:
     adaptive = AdaptiveDetector(adaptive_threshold=3.0, min_content_val=15.0, min_scene_len=8)
     content, found = ContentDetector(), list[int]()
-    for index, frame in enumerate(read_frames(footage / film, short_side=SMALL_SHORT_SIDE)):
-        bgr = np.ascontiguousarray(frame.image[..., ::-1])
+    for index, frame in enumerate(read_small(footage / film, short_side=SMALL_SHORT_SIDE)):
+        rgb = Picture(frame).small_rgb
+        bgr = np.ascontiguousarray(rgb[..., ::-1])
         found += [cut.frame_num for cut in adaptive.process_frame(FrameTimecode(index, 25.0), bgr)]
         score = content._calculate_frame_score(FrameTimecode(index, 25.0), bgr)
         assert measured[film]["content"][index] == pytest.approx(score, abs=1e-3)
-        assert measured[film]["brightness"][index] == pytest.approx(frame.image.mean(), abs=1e-3)
+        assert measured[film]["brightness"][index] == pytest.approx(rgb.mean(), abs=1e-3)
     assert boundaries(measured[film], TOY_SHOTS) == found
 
 

@@ -150,11 +150,11 @@ def test_a_fade_to_black_is_a_transition_and_pans_and_patches_are_none(pan: dict
 
 
 def test_every_series_is_a_value_per_frame_and_a_span_is_a_slice() -> None:
-    frames = panned(1, count=40, step=1.0)
+    frames = panned(1, count=50, step=1.0)  # 25 of them are a second: both parts are looked at in the same beat
     whole = series_of(frames)
-    assert {len(values) for values in whole.values()} == {40}
-    late = {name: values[20:] for name, values in whole.items()}
-    alone = scores(frames[20:])
+    assert {len(values) for values in whole.values()} == {50}
+    late = {name: values[25:] for name, values in whole.items()}
+    alone = scores(frames[25:])
     for name in ("motion", "still", "exposure", "borders", "sharpness"):
         for score, value in SIGNALS[name].score(late).items():
             assert value == pytest.approx(alone[score], rel=1e-3, abs=1e-6), score
