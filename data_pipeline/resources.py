@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 from data_pipeline import closer, cut
 from data_pipeline.closer import LookCloser
 from data_pipeline.cut import CutClips
+from data_pipeline.encode_workers import EmbedTexts, EncodeClips
 from data_pipeline.recipe import WorkerSettings
-from data_pipeline.workers import AnalyseVideo, EncodeClips
+from data_pipeline.workers import AnalyseVideo
 
 
 @dataclass(frozen=True)
@@ -45,4 +46,5 @@ def _encoding(workers: WorkerSettings) -> Pool:
 ANALYSE = Stage("analyse", AnalyseVideo, _reading, many=False)
 CLOSER = Stage(closer.STAGE, LookCloser, _reading)
 CUT = Stage(cut.STAGE, CutClips, _reading)
+EMBED = Stage("embed", EmbedTexts, _encoding)
 ENCODE = Stage("encode", EncodeClips, _encoding)

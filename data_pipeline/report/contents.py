@@ -58,7 +58,7 @@ def _first_captions(manifest: Mapping[str, Any], rows: Callable[[str, Any], list
 
 
 def _is_table(path: str) -> bool:
-    return path.endswith(".parquet") and not path.startswith("latents/")
+    return path.endswith(".parquet") and not path.startswith(("latents/", "texts/"))
 
 
 def read_contents(dataset: Storage, manifest: Mapping[str, Any]) -> Contents:
