@@ -7,11 +7,12 @@ from typing import Any, Literal
 
 from data_pipeline.bucket_plan.command import BUCKETS
 from data_pipeline.captions.training.command import COMMAND as DISTIL
+from data_pipeline.export.command import EXPORT
 from data_pipeline.labels.names import LABELS, NO_LABEL
 from data_pipeline.labels.settings import TrainingSettings
 from data_pipeline.policy import shipped_policies
 from data_pipeline.recipe import RECIPES, CurateRecipe
-from groundwork.commands import Command, Options, RayOptions, Recipes, Repeatable, named_command, not_built
+from groundwork.commands import Command, Options, RayOptions, Recipes, Repeatable, named_command
 from groundwork.config import shipped_recipes
 from groundwork.errors import UsageError
 from groundwork.telemetry import get_logger
@@ -344,7 +345,7 @@ COMMANDS = (
         text=_calibrate_text,
     ),
     DISTIL,
-    not_built("export", "training shards for other trainers"),
+    EXPORT,
     Command(
         "forget",
         "take a video out of every table, shard, file and cache, and never let it in again",
@@ -364,6 +365,7 @@ _FIRST_WORDS = {
     "calibrate": ("dataset", "labels"),
     "captioner train": ("dataset",),
     "forget": ("dataset",),
+    "export": ("dataset",),
 }
 """Options of a command that may be given as plain words, in this order: `report DATASET`."""
 

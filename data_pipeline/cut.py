@@ -25,7 +25,7 @@ from groundwork.storage import Storage, open_storage
 
 MEDIA = "media"
 STAGE = "cut"
-_TABLE = f"{MEDIA}/part-00000.parquet"
+MEDIA_TABLE = f"{MEDIA}/part-00000.parquet"
 _STAGED = "work/cut"
 _LOWEST_PSNR = 40.0
 
@@ -99,7 +99,7 @@ def cut_clip(path: str | Path, target: Path, job: CutJob, settings: MediaSetting
 
 def find_cut(out: Storage, jobs: Mapping[str, CutJob]) -> dict[str, MediaFile]:
     """clip_id → the file that stands already, made from just what the job says."""
-    rows = from_table(out.read_table(_TABLE), MediaFile) if out.exists(_TABLE) else []
+    rows = from_table(out.read_table(MEDIA_TABLE), MediaFile) if out.exists(MEDIA_TABLE) else []
     wanted = {job.key for job in jobs.values()}
     staged = [path for path in out.list(_STAGED, suffix=".json") if Path(path).stem in wanted]
     rows += [MediaFile(**out.read_json(path)) for path in staged]
@@ -118,8 +118,8 @@ def begin_cutting(out: Storage, jobs: Mapping[str, CutJob]) -> dict[str, MediaFi
     """What stands already; the notes of all other files are dropped first, as those files are about to change."""
     found = find_cut(out, jobs)
     if len(found) < len(jobs):
-        if out.exists(_TABLE):
-            out.write_table(_TABLE, to_table(sorted(found.values(), key=lambda row: row.clip_id), MediaFile))
+        if out.exists(MEDIA_TABLE):
+            out.write_table(MEDIA_TABLE, to_table(sorted(found.values(), key=lambda row: row.clip_id), MediaFile))
         wanted = {job.key for job in jobs.values()}
         for path in out.list(_STAGED, suffix=".json"):
             if Path(path).stem not in wanted:
@@ -132,9 +132,9 @@ def write_media_table(out: Storage, jobs: Mapping[str, CutJob]) -> dict[str, dic
     if not jobs:
         return {}
     rows = sorted(find_cut(out, jobs).values(), key=lambda row: row.clip_id)
-    out.write_table(_TABLE, to_table(rows, MediaFile))
+    out.write_table(MEDIA_TABLE, to_table(rows, MediaFile))
     files = {row.path: {"bytes": row.bytes, "sha256": row.sha256} for row in rows}
-    return {**files, _TABLE: {"bytes": out.size(_TABLE), "sha256": out.checksum(_TABLE)}}
+    return {**files, MEDIA_TABLE: {"bytes": out.size(MEDIA_TABLE), "sha256": out.checksum(MEDIA_TABLE)}}
 
 
 def drop_cut_notes(out: Storage) -> None:

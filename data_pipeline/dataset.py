@@ -25,8 +25,9 @@ from data_pipeline.labels.step import Labelled
 from data_pipeline.outcome import Outcome
 from data_pipeline.recipe import CurateRecipe
 from data_pipeline.rules import Verdicts, policy_hash
-from data_pipeline.shards import LATENTS, Shard
+from data_pipeline.shards import Shard
 from groundwork.config import recipe_hash
+from groundwork.latents import LATENTS, TEXTS
 from groundwork.records import Duplicate
 from groundwork.storage import Storage
 
@@ -44,6 +45,7 @@ TABLES = (
     "timings",
     MEDIA,
     LATENTS,
+    TEXTS,
 )
 _NOT_HASHED = "timings"  # CPU times differ from run to run; all else is equal byte for byte
 

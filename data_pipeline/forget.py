@@ -16,8 +16,11 @@ from data_pipeline.duplicates.step import TABLE as DUPLICATES
 from data_pipeline.failures import FORGOTTEN
 from data_pipeline.ingest import SOURCES_FILE, Source
 from data_pipeline.recount import forgotten_video, recount
+from data_pipeline.shards import drop_unused_texts, without_clips
 from data_pipeline.stored import read_manifest
+from data_pipeline.texts import drop_staged_texts
 from groundwork.errors import InputError
+from groundwork.latents import LATENTS
 from groundwork.records import Duplicate, Rejected, Video, from_table, to_table
 from groundwork.run_lock import LOCK_FILE, only_run
 from groundwork.storage import Storage, open_storage
@@ -146,11 +149,14 @@ def _clean(out: Storage, target: Target) -> set[str]:
             changed.add(path)
         elif _rewrite(out, path, target, ids):
             changed.add(path)
-    return changed
+    drop_staged_texts(out)  # nobody knows whose they are; they are embedded again where they are still needed
+    return changed | drop_unused_texts(out)
 
 
 def _rewrite(out: Storage, path: str, target: Target, ids: re.Pattern[str]) -> bool:
     """Rewrite one file without the target; a file that holds nothing else is removed. False: nothing to do."""
+    if path.startswith(f"{LATENTS}/"):
+        return without_clips(out, path, target.clip_ids)
     if path.endswith(".parquet"):
         return _rewrite_table(out, path, target)
     if path == SOURCES_FILE:
@@ -173,7 +179,7 @@ def _rewrite(out: Storage, path: str, target: Target, ids: re.Pattern[str]) -> b
 
 def _rewrite_table(out: Storage, path: str, target: Target) -> bool:
     with pq.ParquetFile(out.path(path), filesystem=out.filesystem) as file:
-        groups = file.metadata.row_group(0).num_rows if file.num_row_groups > 1 else None
+        per_group = file.metadata.row_group(0).num_rows if file.num_row_groups > 1 else None
         keys = file.read(columns=[name for name in ("clip_id", "video_id") if name in file.schema_arrow.names])
     if not keys.num_columns:
         return False
@@ -184,9 +190,9 @@ def _rewrite_table(out: Storage, path: str, target: Target) -> bool:
     folder = path.partition("/")[0]
     if folder == DUPLICATES:
         left = _regroup(left)
-    if len(left) or folder not in ("latents", "work"):
-        # As before: shards hold one row group per clip, thumbnails a few.
-        out.write_table(path, left, row_group_size=1 if folder == "latents" else groups)
+    if len(left) or folder != "work":
+        # As before: shards hold a row group per clip, thumbnails larger ones.
+        out.write_table(path, left, row_group_size=per_group)
     else:
         out.delete(path)
     return True

@@ -113,11 +113,12 @@ def forecast(recipe: CurateRecipe, headers: Headers, rates: Rates) -> dict[str, 
 
 
 def latent_bytes(recipe: CurateRecipe, bucket: str) -> int:
-    """Bytes of one clip in a shard: latent and text embedding, both bfloat16."""
+    """Bytes of one clip in a shard: latent (two values where moments are kept) and text embedding, all bfloat16."""
     variant = VARIANTS[recipe.variant]
     frames, height, width = (int(part) for part in bucket.split("x"))
     latent = variant.autoencoder.latent_channels * int(np.prod(shapes.latent_shape(frames, height, width)))
-    return 2 * (latent + variant.text.max_tokens * variant.text.width)
+    values = 2 if recipe.encode.latent == "moments" else 1
+    return 2 * (values * latent + variant.text.max_tokens * variant.text.width)
 
 
 def disk_space(out: str, peak: Sequence[float]) -> dict[str, Any] | None:

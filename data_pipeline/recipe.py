@@ -194,8 +194,18 @@ class EncodeSettings(FrozenModel):
 
     weights: str = ""
     """Weights folder in the diffusers layout; empty: the autoencoder and text encoder that ship with the toy."""
-    clips_per_shard: int = Field(default=64, gt=0)
-    """Clips per Parquet file; each is a row group of its own."""
+    latent: Literal["mode", "sample", "moments"] = "mode"
+    """What is kept of the autoencoder's Gaussian: its mode; one sample, drawn by clip and fingerprint; or mean and
+    log-variance (twice the bytes), of which training draws a new sample at each step."""
+    batch_pixels: int = Field(default=0, ge=0)
+    """Pixels (frames x rows x columns) of clips that go through the autoencoder at once, as far as whole clips fit; 0:
+    one clip at a time, best on a CPU. For a GPU some clips, e.g. 70000000 for four of 49x480x720."""
+    texts_per_batch: int = Field(default=1, gt=0)
+    """Captions that go through the text encoder at once; 1 is best on a CPU."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """What the autoencoder computes in."""
+    shard_bytes: int = Field(default=256 << 20, gt=0)
+    """Bytes of latents and text embeddings that a shard holds at most; most hold half as much or more."""
 
 
 class WorkerSettings(FrozenModel):

@@ -8,11 +8,12 @@ from dataclasses import dataclass, replace
 from data_pipeline import closer, cut
 from data_pipeline.closer import LookCloser
 from data_pipeline.cut import CutClips
+from data_pipeline.encode_workers import EmbedTexts, EncodeClips
 from data_pipeline.labels import names as labels
 from data_pipeline.labels.settings import LabelSettings
 from data_pipeline.labels.worker import LabelClips
 from data_pipeline.recipe import WorkerSettings
-from data_pipeline.workers import AnalyseVideo, EncodeClips
+from data_pipeline.workers import AnalyseVideo
 
 
 @dataclass(frozen=True)
@@ -64,4 +65,5 @@ def labelling(settings: LabelSettings) -> Stage:
     return Stage(labels.STAGE, LabelClips, pool)
 
 
+EMBED = Stage("embed", EmbedTexts, _encoding)
 ENCODE = Stage("encode", EncodeClips, _encoding)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -25,16 +26,18 @@ from data_pipeline.closer import CloserJob, closer_jobs
 from data_pipeline.cut import CutJob, begin_cutting
 from data_pipeline.dataset import Curated
 from data_pipeline.encode import EncodeJob
+from data_pipeline.encode_workers import CLIPS_PER_ROW, film_rows, text_rows
 from data_pipeline.failures import CRASHED
 from data_pipeline.ingest import Source
 from data_pipeline.labels.models import Span
 from data_pipeline.labels.step import label_jobs
 from data_pipeline.measurements import MeasureJob, failed_videos, further_parts
 from data_pipeline.outcome import ABORTED, FAILED, Outcome, to_row
-from data_pipeline.resources import ANALYSE, CLOSER, CUT, ENCODE, Stage, labelling
+from data_pipeline.resources import ANALYSE, CLOSER, CUT, EMBED, ENCODE, Stage, labelling
 from data_pipeline.rules import Columns
 from data_pipeline.shards import find_encoded
-from data_pipeline.steps import Run, encode_rows
+from data_pipeline.steps import Run, clip_rows
+from data_pipeline.texts import TEXTS_PER_ROW, distinct_texts
 from groundwork.errors import RunError, StorageError
 from groundwork.ray_session import data_context, ray_session, room_for
 from groundwork.telemetry import Progress, get_logger
@@ -127,17 +130,31 @@ class Stages:
         return {key: replace(outcome, stage=CUT.name) for key, outcome in outcomes.items()}
 
     def encode(self, clips: ClipTable, jobs: Mapping[str, EncodeJob]) -> dict[str, Outcome]:
-        """Encode every kept clip that is not encoded yet; returns the failed ones by clip_id."""
-        recipe, fingerprint = self.run.recipe, self.run.code["encode"]
-        arguments = {
+        """Embed every text and encode every kept clip that does not stand yet; returns the failed ones by clip_id."""
+        found = find_encoded(self.run.out, jobs.values(), self.run.prints)
+        texts = distinct_texts(jobs.values())
+        missing = [text for key, text in texts.items() if key not in found.texts]
+        rounds = (partial(text_rows, texts_per_row=size) for size in (TEXTS_PER_ROW, 1))
+        lost = self._rounds_of(EMBED, self._encoding(EMBED), rounds, missing, total=len(texts), unit="texts")
+        failed = {
+            job.clip_id: replace(lost[text], key=job.clip_id, stage=EMBED.name)
+            for job in jobs.values()
+            for text in job.captions
+            if text in lost
+        }
+        left = {clip_id: job for clip_id, job in jobs.items() if clip_id not in failed}
+        return failed | self._by_clip(ENCODE, self._encoding(ENCODE), clips, left, standing=found.latents)
+
+    def _encoding(self, stage: Stage) -> dict[str, Any]:
+        """What the workers of encoding are told."""
+        recipe = self.run.recipe
+        return {
             "out": self.run.out.uri,
             "variant": recipe.variant,
-            "weights": recipe.encode.weights,
-            "fingerprint": fingerprint,
+            "settings": recipe.encode.model_dump(mode="json"),
+            "fingerprint": self.run.code[stage.name],
             "device": "cuda" if recipe.workers.encode_gpus else "cpu",
         }
-        encoded = find_encoded(self.run.out, jobs.values(), fingerprint=fingerprint)
-        return self._by_clip(ENCODE, arguments, clips, jobs, standing=encoded)
 
     def _by_clip(
         self,
@@ -150,18 +167,37 @@ class Stages:
         at_once: int = _CLIPS_PER_ROW,
     ) -> dict[str, Outcome]:
         """One outcome per clip whose work does not stand yet; returns the failed ones by clip_id."""
-        missing = {clip_id: job for clip_id, job in jobs.items() if clip_id not in standing}
+        missing = [clip_id for clip_id in jobs if clip_id not in standing]
         videos = self._sources(clips, missing)
+        make: Callable[..., list[dict[str, str]]] = film_rows if stage is ENCODE else clip_rows
+
+        def rows(size: int, ids: Sequence[str]) -> list[dict[str, str]]:
+            return make([jobs[clip_id] for clip_id in ids], videos, clips_per_row=size)
+
+        rounds = (partial(rows, size) for size in (CLIPS_PER_ROW if stage is ENCODE else at_once, 1))
+        return self._rounds_of(stage, arguments, rounds, missing, total=len(jobs), unit="clips")
+
+    def _rounds_of(
+        self,
+        stage: Stage,
+        arguments: Mapping[str, Any],
+        rounds: Iterable[Callable[[Sequence[str]], list[dict[str, str]]]],
+        keys: Sequence[str],
+        *,
+        total: int,
+        unit: str,
+    ) -> dict[str, Outcome]:
+        """One outcome per key; returns the failed ones. Each round makes rows of work of the keys that are left."""
+        missing = dict.fromkeys(keys)
         failed: dict[str, Outcome] = {}
-        with _progress(stage.name, total=len(jobs), done=len(jobs) - len(missing), unit="clips") as progress:
-            # Clips that vanished with a killed worker get a second chance, alone, so that only the culprit is lost.
-            for clips_per_row in (at_once, 1):
-                rows = encode_rows(list(missing.values()), videos, clips_per_row=clips_per_row)
-                for outcome in _follow(progress, self._stream(stage, rows, arguments)):
+        with _progress(stage.name, total=total, done=total - len(missing), unit=unit) as progress:
+            # What vanished with a killed worker gets a second chance, alone, so that only the culprit is lost.
+            for rows_of in rounds:
+                for outcome in _follow(progress, self._stream(stage, rows_of(list(missing)), arguments)):
                     missing.pop(outcome.key, None)
                     if outcome.status == FAILED:
                         failed[outcome.key] = outcome
-        return failed | {clip_id: _crash(clip_id) for clip_id in missing}
+        return failed | {key: _crash(key) for key in missing}
 
     def _sources(self, clips: ClipTable, jobs: Collection[str]) -> dict[str, Source]:
         """The source of each clip that has a job."""

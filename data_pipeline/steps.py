@@ -32,8 +32,9 @@ from data_pipeline.outcome import FAILED, Outcome, to_row
 from data_pipeline.recipe import Bucket, CurateRecipe
 from data_pipeline.report import write_report
 from data_pipeline.rules import Verdicts
-from data_pipeline.shards import drop_staged, find_encoded, write_shards
+from data_pipeline.shards import Prints, drop_staged, find_encoded, write_shards
 from data_pipeline.tables import write_tables
+from data_pipeline.texts import text_fingerprint
 from groundwork.storage import Storage
 
 
@@ -78,6 +79,11 @@ class Run:
         return {signal: self.code[f"{closer.STAGE}.{signal}"] for signal in self.recipe.signals.closer}
 
     @property
+    def prints(self) -> Prints:
+        """Fingerprints of latents and of text embeddings."""
+        return Prints(encode=self.code["encode"], text=self.code["embed"])
+
+    @property
     def key(self) -> str:
         """Equal for runs that must give equal datasets."""
         settings = self.recipe.model_dump(mode="json", exclude={"workers"})
@@ -98,7 +104,8 @@ def code_fingerprints(recipe: CurateRecipe, *, models: Mapping[str, Any]) -> dic
         **{f"{closer.STAGE}.{signal}": key for signal, key in closer.fingerprints(recipe.signals).items()},
         **captioning.fingerprints(recipe.captions),
         **label_step.fingerprints(recipe),
-        "encode": encode_fingerprint(recipe.variant, models=models),
+        "encode": encode_fingerprint(recipe.variant, recipe.encode, models=models),
+        "embed": text_fingerprint(recipe.variant, recipe.encode, models=models),
     }
 
 
@@ -160,7 +167,8 @@ def decide(run: Run, curated: Curated) -> Curated:
 def encode_jobs(
     kept: ClipTable, captioned: Captioned, recipe: CurateRecipe, *, without: Collection[str] = frozenset()
 ) -> dict[str, EncodeJob]:
-    """What is to be encoded, by clip_id: the kept clips with a caption, but those `without`."""
+    """What is to be encoded, by clip_id: the kept clips with a caption, but those `without`; of several captioners each
+    one's text, in the recipe's order."""
     sizes = {bucket.folder: bucket for bucket in recipe.buckets}
     texts = captioned.texts()
     return {
@@ -169,18 +177,18 @@ def encode_jobs(
             start_seconds=row["start_seconds"],
             fps=recipe.clips.fps,
             bucket=sizes[row[BUCKET]],
-            caption=texts[row["clip_id"]][0],
+            captions=texts[row["clip_id"]],
         )
         for row in kept.rows.select(["clip_id", "start_seconds", BUCKET]).to_pylist()
         if row["clip_id"] in texts and row["clip_id"] not in without
     }
 
 
-def encode_rows(
-    jobs: Sequence[EncodeJob | CutJob | CloserJob | Span], video_of: Mapping[str, Source], *, clips_per_row: int
+def clip_rows(
+    jobs: Sequence[CutJob | CloserJob | Span], video_of: Mapping[str, Source], *, clips_per_row: int
 ) -> list[dict[str, str]]:
-    """Rows for the workers that look, cut and encode: jobs grouped by video, at most `clips_per_row` to a row."""
-    by_video: dict[str, list[EncodeJob | CutJob | CloserJob | Span]] = {}
+    """Rows for the workers that look, label and cut: jobs grouped by video, at most `clips_per_row` to a row."""
+    by_video: dict[str, list[CutJob | CloserJob | Span]] = {}
     for job in jobs:
         by_video.setdefault(video_of[job.clip_id].uri, []).append(job)
     rows = []
@@ -192,19 +200,20 @@ def encode_rows(
     return rows
 
 
-def _plain(job: EncodeJob | CutJob | CloserJob | Span) -> dict[str, Any]:
+def _plain(job: CutJob | CloserJob | Span) -> dict[str, Any]:
     return {name: value.model_dump() if isinstance(value, Bucket) else value for name, value in asdict(job).items()}
 
 
 def publish(run: Run, curated: Curated, jobs: Mapping[str, EncodeJob], cuts: Mapping[str, CutJob]) -> dict[str, Any]:
     """Write shards, tables, report, card and, last, the manifest: only then is the dataset complete."""
-    out, recipe, fingerprint = run.out, run.recipe, run.code["encode"]
-    encoded = find_encoded(out, jobs.values(), fingerprint=fingerprint)
+    out, recipe = run.out, run.recipe
     members = [job for job in jobs.values() if job.clip_id not in curated.failed_clips]
-    shards = write_shards(out, members, encoded, fingerprint=fingerprint, clips_per_shard=recipe.encode.clips_per_shard)
+    found = find_encoded(out, members, run.prints)
+    shards, texts = write_shards(out, members, found, run.prints, shard_bytes=recipe.encode.shard_bytes)
     paths = [
         *write_tables(out, curated, recipe, assessed=run.assessed, closer=run.closer),
         *(shard.path for shard in shards),
+        *texts,
     ]
     cut = write_media_table(out, {key: job for key, job in cuts.items() if key not in curated.failed_clips})
     drop_stale(out, [*paths, *cut])

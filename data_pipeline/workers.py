@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
 from data_pipeline.analysis import Analysis
 from data_pipeline.assess import assess
 from data_pipeline.assessed import Assessed
-from data_pipeline.failures import DAMAGED, ERROR, TOO_MANY_FRAMES, UNREADABLE
+from data_pipeline.failures import ERROR, TOO_MANY_FRAMES, UNREADABLE
 from data_pipeline.measurements import MeasureJob, measurements
 from data_pipeline.outcome import ABORTED, FAILED, OK, Outcome, to_row
-from data_pipeline.recipe import Bucket, CurateRecipe
+from data_pipeline.recipe import CurateRecipe
 from data_pipeline.sandbox import Refused, Sandbox
-from groundwork.errors import MediaError, StorageError
+from groundwork.errors import StorageError
 from groundwork.storage import open_storage
 
 
@@ -87,47 +86,3 @@ class AnalyseVideo:
     def _stands(self, job: MeasureJob) -> bool:
         path = self._measurements.part_path(job.video_id, job.part, job.num_parts)
         return self._measurements.out.exists(path)
-
-
-class EncodeClips:
-    """Row {folder, name, jobs} → each clip's latent staged on storage, and an Outcome row per clip."""
-
-    def __init__(self, *, out: str, variant: str, weights: str, fingerprint: str, device: str) -> None:
-        from data_pipeline.encode import load_encoder
-
-        self._out = open_storage(out)
-        self._encoder = load_encoder(variant, weights=weights, device=device)
-        self._fingerprint = fingerprint
-
-    def __call__(self, row: dict[str, str]) -> list[dict[str, str]]:
-        work = json.loads(row["payload"])
-        return [to_row(asdict(outcome)) for outcome in self._encode(work)]
-
-    def _encode(self, work: dict[str, Any]) -> Iterator[Outcome]:
-        from data_pipeline.encode import EncodeJob
-
-        jobs = [EncodeJob(**{**job, "bucket": Bucket(**job["bucket"])}) for job in work["jobs"]]
-        try:
-            with open_storage(work["folder"]).local_path(work["name"]) as path:
-                for job in jobs:
-                    yield self._encode_one(str(path), work["name"], job)
-        except StorageError as error:
-            for job in jobs:
-                yield Outcome(job.clip_id, FAILED, UNREADABLE, error.message)
-
-    def _encode_one(self, path: str, name: str, job: Any) -> Outcome:
-        from data_pipeline.shards import stage, staged_path
-
-        if self._out.exists(staged_path(job, self._fingerprint)):  # a retry after the worker was killed
-            return Outcome(job.clip_id, OK)
-        try:
-            latent = self._encoder.encode(path, job)
-        except MediaError as error:
-            return Outcome(job.clip_id, FAILED, DAMAGED, error.message.replace(path, name))
-        except Exception as error:  # the row boundary
-            return Outcome(job.clip_id, FAILED, ERROR, f"{type(error).__name__}: {error}")
-        try:
-            stage(self._out, job, latent, fingerprint=self._fingerprint)
-        except StorageError as error:
-            return Outcome(job.clip_id, ABORTED, detail=str(error))
-        return Outcome(job.clip_id, OK)

@@ -9,8 +9,8 @@ from cogvideox.text_encoder import HashTextEncoder
 from cogvideox.variants import VARIANTS, Variant
 from cogvideox.weights import toy_autoencoder_folder
 from groundwork.errors import InputError, RecipeError, WeightsError
+from groundwork.latents import IndexedClip, read_index, read_manifest
 from groundwork.storage import Storage, open_storage
-from training.clips import IndexedClip, read_index, read_manifest
 from training.recipe import Stage, TrainRecipe
 
 

@@ -106,6 +106,8 @@ class TrainRecipe(FrozenModel):
     """What a clip counts in the loss: the same as any other, or by the (root of the) number of its video tokens."""
     text_dropout: float = Field(default=0.1, ge=0, lt=1)
     """Share of clips whose text is replaced by zeros, which guidance needs."""
+    captions: Literal["first", "any"] = "first"
+    """Of clips with several captions: always the first, or each time one that seed, step and clip decide."""
     ema_decay: float = Field(default=0.999, ge=0, lt=1)
     """Decay of the moving average of the weights, reached gradually."""
     optimizer: OptimizerSettings = OptimizerSettings()

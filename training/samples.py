@@ -12,9 +12,10 @@ from torch import Tensor
 from cogvideox import CogVideoX, shape
 from cogvideox.guidance import Guidance
 from cogvideox.trajectory import Settings, Trajectory
+from groundwork.latents import IndexedClip
 from groundwork.media import write_video
 from groundwork.storage import Storage
-from training.clips import ClipReader, IndexedClip
+from training.clips import ClipReader
 from training.recipe import SampleSettings
 from training.run_folder import SAMPLES
 

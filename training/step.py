@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -22,7 +22,8 @@ from cogvideox.objective import (
     velocity_target,
 )
 from cogvideox.schedule import NUM_TIMESTEPS, Schedule
-from training.clips import EncodedClip, IndexedClip
+from groundwork.latents import IndexedClip
+from training.clips import EncodedClip
 from training.packs import Pack
 from training.recipe import Stage
 
@@ -40,6 +41,8 @@ class Draw:
     drop_text: bool
     weight: float
     """Its share of the step's loss; the shares of a step sum to 1."""
+    caption: int = 0
+    """Which of the clip's captions."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,7 @@ class StepPlan:
         starts = [sum(len(pack) for pack in self.packs[:index]) for index in range(len(self.packs))]
         mine = [(starts[index], self.packs[index]) for index in range(rank, len(self.packs), world)]
         turns = math.ceil(len(self.packs) / world)
-        idle = tuple(Draw(draw.clip, draw.name, draw.timestep, draw.drop_text, 0.0) for draw in self.packs[0])
+        idle = tuple(replace(draw, weight=0.0) for draw in self.packs[0])
         return mine + [(0, idle)] * (turns - len(mine))
 
 
@@ -74,8 +77,10 @@ def plan_step(
     seed: int,
     text_dropout: float,
     weighting: Weighting = "sample",
+    captions: Literal["first", "any"] = "first",
 ) -> StepPlan:
-    """Timesteps by explicit uniform sampling over all clips of the step (paper, section 3.3), text dropout, weights.
+    """Timesteps by explicit uniform sampling over all clips of the step (paper, section 3.3), captions, text dropout,
+    weights.
 
     A clip that a step sees twice gets a second name, so that its noise differs. With weighted losses the strata are
     laid inside each octave of length.
@@ -89,7 +94,14 @@ def plan_step(
     ).tolist()
     draws = iter(
         [
-            Draw(number, name, timestep, _chance(seed, step, "text", name) < text_dropout, share / sum(shares))
+            Draw(
+                number,
+                name,
+                timestep,
+                _chance(seed, step, "text", name) < text_dropout,
+                share / sum(shares),
+                int(_chance(seed, step, "caption", name) * clips[number].num_captions) if captions == "any" else 0,
+            )
             for number, name, timestep, share in zip(numbers, names, timesteps, shares, strict=True)
         ]
     )
@@ -109,7 +121,7 @@ def ask(draws: Sequence[Draw], encoded: Sequence[EncodedClip], *, seed: int, ste
     """Noisy float32 latents, their timesteps and (perhaps dropped) texts, with the velocity targets."""
     noisy, targets, texts = [], [], []
     for draw, clip in zip(draws, encoded, strict=True):
-        latent = clip.latent.float()[None]
+        latent = clip.draw(seed=seed, step=step, name=draw.name)[None]
         noise = noise_for(seed, step, draw.name, latent.shape)
         timestep = torch.tensor([draw.timestep])
         noisy.append(add_noise(latent, noise, timestep=timestep, schedule=schedule)[0])

@@ -9,12 +9,13 @@ from contextlib import suppress
 from typing import Any
 
 from groundwork.errors import PlatformError, RunError, StorageError
+from groundwork.latents import read_manifest
 from groundwork.ray_session import prepare_environment, ray_session
 from groundwork.run_lock import only_run
 from groundwork.storage import Storage, open_storage
 from groundwork.telemetry import Progress, get_logger
 from training import checkpoint
-from training.clips import ClipReader, read_manifest
+from training.clips import ClipReader
 from training.export import WEIGHTS, export_weights
 from training.fit import fitting_clips
 from training.metrics import read_metrics

@@ -98,13 +98,14 @@ class Training:
             self.clips,
             seed=self.recipe.seed,
             text_dropout=self.recipe.text_dropout,
+            captions=self.recipe.captions,
             weighting=self.recipe.weighting,
         )
 
     def read(self, plan: StepPlan) -> list[list[EncodedClip]]:
         """The clips of this worker's packs of a step."""
         share = plan.share(self.rank, self.world)
-        return [[self.reader.read(draw.clip) for draw in draws] for _, draws in share]
+        return [[self.reader.read(draw.clip, caption=draw.caption) for draw in draws] for _, draws in share]
 
     def advance(self, plan: StepPlan, encoded: list[list[EncodedClip]], *, stop: bool = False) -> StepMetrics:
         """One optimiser step over this worker's packs; every worker returns the same losses.

@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import tempfile
+import threading
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -23,6 +24,7 @@ import pyarrow.parquet as pq
 from groundwork.errors import StorageError
 
 _TEMPORARY_SUFFIX = ".partial"
+_OPEN_FILES = 256
 
 
 def open_storage(uri: str | Path) -> Storage:
@@ -40,6 +42,8 @@ class Storage:
 
     def __init__(self, uri: str) -> None:
         self.uri = uri.rstrip("/") if "?" not in uri else uri
+        self._files: dict[str, pa.NativeFile] = {}
+        self._lock = threading.Lock()
 
     @cached_property
     def _place(self) -> tuple[pafs.FileSystem, str]:
@@ -60,8 +64,8 @@ class Storage:
     def _on_the_web(self) -> bool:
         return urlsplit(self.uri).scheme in ("http", "https")
 
-    def __getstate__(self) -> dict[str, str]:
-        return {"uri": self.uri}
+    def __reduce__(self) -> tuple[type[Storage], tuple[str]]:
+        return Storage, (self.uri,)
 
     @property
     def filesystem(self) -> pafs.FileSystem:
@@ -139,6 +143,34 @@ class Storage:
         with self._errors("read", relative), self.filesystem.open_input_stream(self.path(relative)) as stream:
             return bytes(stream.read())
 
+    def read_range(self, relative: str, *, start: int, length: int) -> bytearray:
+        """`length` bytes of a file from `start` on, by one request. Raises StorageError when it ends before that."""
+        data = bytearray(length)
+        with self._errors("read", relative):
+            if self.is_local:
+                file = os.open(self.path(relative), os.O_RDONLY)
+                try:
+                    got = os.preadv(file, [data], start)
+                finally:
+                    os.close(file)
+            else:
+                found = self._opened(relative).read_at(length, start)
+                got, data[: len(found)] = len(found), found
+            if got < length:
+                raise OSError(f"it ends at byte {start + got}, not at {start + length}")
+        return data
+
+    def _opened(self, relative: str) -> pa.NativeFile:
+        """A remote file, which stays open while it is among the last used: opening costs a request."""
+        with self._lock:
+            file = self._files.pop(relative, None)
+        file = file or self.filesystem.open_input_file(self.path(relative))
+        with self._lock:
+            self._files[relative] = file
+            while len(self._files) > _OPEN_FILES:
+                del self._files[next(iter(self._files))]
+        return file
+
     def write_bytes(self, relative: str, data: bytes) -> None:
         """Write a whole file: readers see the old content or the new one, never a part."""
         with self._errors("write", relative):
@@ -162,6 +194,20 @@ class Storage:
             temporary.replace(target)
         finally:
             temporary.unlink(missing_ok=True)
+
+    @contextmanager
+    def new_file(self, relative: str) -> Iterator[Path]:
+        """A local path to write a file of any size to; without an error it becomes `relative`, whole, else nothing."""
+        with self._errors("write", relative):
+            if self.is_local:
+                with self._replacing(relative) as temporary:
+                    yield temporary
+                return
+            with tempfile.TemporaryDirectory(prefix="cvx-") as folder:
+                local = Path(folder) / "file"
+                yield local
+                self.filesystem.create_dir(self.path(relative).rpartition("/")[0], recursive=True)
+                pafs.copy_files(str(local), self.path(relative), destination_filesystem=self.filesystem)
 
     def read_json(self, relative: str) -> Any:
         data = self.read_bytes(relative)

@@ -61,6 +61,6 @@ def quick_recipe(weights: Path) -> CurateRecipe:
     """The toy's recipe with tiny buckets."""
     toy = load_recipe(CurateRecipe, "toy", folder=RECIPES)
     buckets = tuple(Bucket(num_frames=num_frames, height=32, width=48) for num_frames in (17, 9))
-    encode = toy.encode.model_copy(update={"weights": str(weights), "clips_per_shard": 4})
+    encode = toy.encode.model_copy(update={"weights": str(weights), "shard_bytes": 82_000})
     workers = toy.workers.model_copy(update={"encode": 1})
     return toy.model_copy(update={"buckets": buckets, "encode": encode, "workers": workers})

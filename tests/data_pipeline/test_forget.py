@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ from data_pipeline.pipeline import curate
 from data_pipeline.recipe import CurateRecipe
 from groundwork.errors import InputError
 from groundwork.ray_session import ray_session
-from groundwork.records import Clip, Decision, Latent, Rejected, Video, from_table
+from groundwork.records import Clip, Decision, Latent, Rejected, Text, Video, from_table, text_id
+from groundwork.shard import read_footer, read_rows, write_shard
 from groundwork.storage import Storage, open_storage
 
 NAMED = ("tombstones/", "videos/", "rejected/", "manifest.json", "report/")
@@ -95,6 +97,34 @@ def test_nothing_of_a_forgotten_source_is_left_but_rows_that_say_so(dataset: Sto
     assert sum(shard["clips"] for shard in manifest["shards"]) == clips["kept"]
     (told,) = rows(dataset, "rejected", Rejected)
     assert (told.video_id, told.reason, told.failed) == (video_id, "forgotten", False)
+
+
+def test_further_captions_and_their_embeddings_go_too(dataset: Storage) -> None:
+    manifest = dataset.read_json("manifest.json")
+    texts = set()
+    for path in dataset.list("latents"):
+        footer = read_footer(dataset, path)
+        found = [
+            replace(row, alternatives=[f"of {row.clip_id}", "shared"])
+            for row in read_rows(dataset, path, footer, Latent, range(len(footer.rows)))
+        ]
+        write_shard(dataset, path, found, Latent, metadata=footer.metadata)
+        texts |= {text for row in found for text in row.alternatives}
+    stored = [Text(text_id(text), text, b"ab", [1, 1]) for text in sorted(texts)]
+    write_shard(dataset, "texts/part.parquet", stored, Text)
+    write_shard(dataset, "work/texts/t/of-a-killed-run.parquet", stored, Text)
+    for path in (*dataset.list("latents"), "texts/part.parquet"):
+        manifest["files"][path] = {"bytes": dataset.size(path), "sha256": dataset.checksum(path)}
+    dataset.write_json("manifest.json", manifest)
+    video_id, clip_ids = bunny(dataset)
+    result = forget(dataset.uri, video=video_id)
+    assert "texts/part.parquet" in result["files_changed"]
+    left = {row.text for row in rows(dataset, "texts", Text)}
+    assert left == texts - {f"of {clip_id}" for clip_id in clip_ids}
+    assert left == {text for row in rows(dataset, "latents", Latent) for text in row.alternatives}
+    assert dataset.list("work/texts") == []
+    entries = dataset.read_json("manifest.json")["files"].items()
+    assert all(dataset.checksum(path) == entry["sha256"] for path, entry in entries)
 
 
 def test_a_killed_removal_is_completed_by_the_next_one(dataset: Storage, tmp_path: Path) -> None:

@@ -16,7 +16,8 @@ from cogvideox.text_encoder import HashTextEncoder
 from cogvideox.variants import VARIANTS
 from cogvideox.weights import save_autoencoder
 from groundwork import media
-from groundwork.records import Latent, to_table
+from groundwork.records import Latent
+from groundwork.shard import write_shard
 from groundwork.storage import open_storage
 from training.recipe import TrainRecipe
 
@@ -58,7 +59,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory, sample_videos: dict[str, P
         row = encoded_row(f"clip{number}", latent, caption, num_frames=num_frames)
         rows.setdefault(f"{num_frames}x32x48", []).append(row)
     for bucket, members in rows.items():
-        storage.write_table(f"latents/{bucket}/part-00000.parquet", to_table(members, Latent), row_group_size=1)
+        write_shard(storage, f"latents/{bucket}/part-00000.parquet", members, Latent)
     storage.write_json("manifest.json", {"complete": True, "variant": "toy", "dataset_hash": "seven"})
     return out
 

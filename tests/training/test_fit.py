@@ -12,9 +12,11 @@ import pytest
 import torch
 
 from groundwork.errors import InputError, PlatformError, RecipeError, WeightsError
-from groundwork.records import Latent, from_table, to_table
+from groundwork.latents import read_index
+from groundwork.records import Latent, from_table
+from groundwork.shard import write_shard
 from groundwork.storage import open_storage
-from training.clips import ClipReader, read_index
+from training.clips import ClipReader
 from training.fit import fitting_clips
 from training.recipe import TrainRecipe
 
@@ -84,7 +86,7 @@ def test_a_dataset_of_another_model_is_refused(
 def test_a_text_of_another_length_is_refused(copied: Path, recipe_with: Make) -> None:
     (row, *_) = from_table(open_storage(copied).read_table("latents/5x32x48"), Latent)
     odd = replace(row, clip_id="odd", text_embedding=bytes(30 * 256 * 2), text_shape=[30, 256])
-    open_storage(copied).write_table("latents/5x32x48/odd.parquet", to_table([odd], Latent), row_group_size=1)
+    write_shard(open_storage(copied), "latents/5x32x48/odd.parquet", [odd], Latent)
     assert "text embedding of (30, 256)" in str(refusal(recipe_with(), copied))
 
 

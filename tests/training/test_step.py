@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
+from dataclasses import replace
 
 import pytest
 import torch
 
 from cogvideox.schedule import Schedule
-from training.clips import EncodedClip, IndexedClip
+from groundwork.latents import IndexedClip
+from training.clips import EncodedClip
 from training.recipe import Stage
 from training.step import Draw, Question, StepPlan, ask, learning_rate, losses_of, plan_step, strata
 
@@ -68,6 +71,30 @@ def test_noise_knows_only_seed_step_and_clip() -> None:
             assert torch.equal(asked((draw,), 7).targets[0], together.targets[place])
             assert torch.equal(asked((draw,), 7).batch.latents[0], together.batch.latents[place])
             assert not torch.equal(asked((draw,), 8).targets[0], together.targets[place])
+
+
+def test_a_clip_of_moments_is_sampled_anew_at_every_step_by_seed_step_and_clip() -> None:
+    mean, log_variance = torch.full((16, 8, 8, 8), 2.0).bfloat16(), torch.full((16, 8, 8, 8), -2.0).bfloat16()
+    moments = EncodedClip(mean, torch.zeros(4, 8).bfloat16(), log_variance)
+    drawn = [moments.draw(seed=3, step=step, name="a") for step in (1, 2)]
+    assert torch.equal(drawn[0], moments.draw(seed=3, step=1, name="a"))
+    assert not torch.equal(drawn[0], drawn[1])
+    assert float(drawn[0].mean()) == pytest.approx(2.0, abs=0.02)
+    assert float(drawn[0].std()) == pytest.approx(math.exp(-1), rel=0.03)
+    fixed = EncodedClip(mean, torch.zeros(4, 8).bfloat16())
+    assert torch.equal(fixed.draw(seed=3, step=1, name="a"), mean.float())
+
+
+def test_the_choice_of_a_caption_knows_only_seed_step_and_clip() -> None:
+    clips = [replace(one, alternatives=("x", "y")) for one in CLIPS]
+    many = [plan_step(step, PACKS, clips, seed=3, text_dropout=0.0, captions="any").draws for step in range(100)]
+    chosen = Counter(draw.caption for draws in many for draw in draws)
+    assert sorted(chosen) == [0, 1, 2]
+    assert min(chosen.values()) > 0.25 * sum(chosen.values())
+    turned = plan_step(7, [pack[::-1] for pack in PACKS], clips, seed=3, text_dropout=0.0, captions="any").draws
+    assert {draw.name: draw.caption for draw in turned} == {draw.name: draw.caption for draw in many[7]}
+    assert {draw.caption for draw in plan_step(7, PACKS, clips, seed=3, text_dropout=0.0).draws} == {0}
+    assert {draw.caption for draw in plan(7, captions="any").draws} == {0}  # none of these clips has a choice
 
 
 def test_a_clip_that_a_step_sees_twice_gets_other_noise() -> None:

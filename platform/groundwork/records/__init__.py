@@ -8,6 +8,7 @@ from groundwork.records.latent import BUCKET_FOLDER, Latent
 from groundwork.records.media_file import MediaFile
 from groundwork.records.rejected import Rejected
 from groundwork.records.row import Row, from_table, to_table
+from groundwork.records.text import Text, text_id
 from groundwork.records.video import Video
 
 __all__ = [
@@ -20,7 +21,9 @@ __all__ = [
     "MediaFile",
     "Rejected",
     "Row",
+    "Text",
     "Video",
     "from_table",
+    "text_id",
     "to_table",
 ]
