@@ -21,6 +21,7 @@ from data_pipeline.assess import BUCKET, assess_settings, measured_scores
 from data_pipeline.duplicates import hashes
 from data_pipeline.fingerprint import stage_fingerprint
 from data_pipeline.recipe import CurateRecipe
+from data_pipeline.signals import transition
 from groundwork.records import Clip
 from groundwork.storage import Storage
 
@@ -88,7 +89,7 @@ class Assessed:
 
 def assess_fingerprint(recipe: CurateRecipe, *, measurements: str) -> str:
     """Key of what `assess` makes: its code and settings, and the fingerprint of the measurements it reads."""
-    code: tuple[ModuleType, ...] = (assess_step, buckets, clips, dissolves, shots, hashes)
+    code: tuple[ModuleType, ...] = (assess_step, buckets, clips, dissolves, shots, transition, hashes)
     return stage_fingerprint(code, [measurements, assess_settings(recipe)])
 
 

@@ -21,7 +21,7 @@ from data_pipeline.signals.phash import hamming
 COLUMN = "dissolve"
 _SHORTEST, _LONGEST, _FINER = 0.1, 0.8, 1.15  # half lengths that are tried: seconds, each so many times the one before
 _FEWEST = 3  # frames of a half: with less a cut cannot be told from a dissolve
-_DETAIL, _LIGHT = (0.65, 1.45), (0.5, 1.35)  # of how far the parabola must hang: a fade hangs twice as far
+_DETAIL, _LIGHT = (0.65, 1.45), (0.62, 1.35)  # of how far the parabola must hang: a fade hangs twice as far
 _OTHER_BITS = 22  # of 64, between the hashes before and after: less is the same scene in other light
 _EVEN = 3.6  # times the mean change that one step may bring: more is a cut
 _LEAST_CHANGE = 0.1  # of hue, saturation and value: less is coding noise

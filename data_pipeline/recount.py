@@ -8,7 +8,6 @@ from dataclasses import replace
 from typing import Any
 
 from data_pipeline.analysis import Header
-from data_pipeline.captions.statistics import statistics
 from data_pipeline.dataset import video_counts
 from data_pipeline.failures import FORGOTTEN
 from groundwork.records import Clip, Decision, Rejected, Video, from_table
@@ -41,7 +40,6 @@ def recount(out: Storage, manifest: Mapping[str, Any]) -> dict[str, Any]:
             "failed": len(failed & set(seconds)),
         },
         "hours": {"read": round(read_hours, 9), "found": round(sum(hours.values()), 9), **hours},
-        "captions": [_captions(out, one) for one in manifest.get("captions", [])],
     }
 
 
@@ -63,11 +61,6 @@ def forgotten_video(video: Video, detail: str) -> Video:
         reason=reason,
         detail=detail,
     )
-
-
-def _captions(out: Storage, before: Mapping[str, Any]) -> dict[str, Any]:
-    """A captioner's figures again; the agreement with pictures stays as it was, as it takes a model."""
-    return {**before, **statistics(out.read_table(f"captions/{before['name']}"))}
 
 
 def _rows(out: Storage, path: str, kind: Any) -> list[Any]:

@@ -42,8 +42,7 @@ def stream(
         batches = ray.data.from_items(list(rows), override_num_blocks=len(rows))
         settings = captioner.model_dump(mode="json")
         # Each part has a process, and one decodes: together they must find room, or all would wait for each other.
-        gpus_of = {part: _gpus(captioner, part) for part in parts}
-        room_for(cpus=width.cpus * (1 + len(parts)), gpus=sum(gpus_of.values()), least=1)
+        room_for(cpus=width.cpus * (1 + len(parts)), gpus=captioner.gpus * len(parts), least=1)
         batches = batches.map(
             DecodeFrames,
             fn_constructor_kwargs={"captioner": settings},
@@ -51,8 +50,10 @@ def stream(
             **_each(width.cpus, gpus=0.0),
         )
         for part in parts:
-            alone = models.from_one_process(routes.settings_of(captioner, part))
-            device = "cuda" if gpus_of[part] else "cpu"
+            model = routes.settings_of(captioner, part)
+            alone = models.from_one_process(model)
+            gpus = 0.0 if alone else captioner.gpus
+            device = "cuda" if gpus else "cpu"
             arguments = {"out": out, "captioner": settings, "part": part, "key": keys[part], "device": device}
             batches = batches.map(
                 AskModel,
@@ -60,15 +61,10 @@ def stream(
                 compute=_pool(
                     1 if alone else captioner.workers, len(rows), in_flight=_BATCHES_AHEAD + _AT_ONCE, at_once=_AT_ONCE
                 ),
-                **_each(width.cpus, gpus=gpus_of[part]),
+                **_each(width.cpus, gpus=gpus),
             )
         for row in batches.iter_rows():
             yield from outcomes_of(row)
-
-
-def _gpus(captioner: CaptionerSettings, part: str) -> float:
-    """GPUs of each process with this part's model: none, where the model runs elsewhere."""
-    return 0.0 if models.from_one_process(routes.settings_of(captioner, part)) else captioner.gpus
 
 
 def _pool(most: int, rows: int, *, in_flight: int, at_once: int) -> ActorPoolStrategy:

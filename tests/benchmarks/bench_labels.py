@@ -7,7 +7,6 @@ label train` parts them, and footage parted, so that no head has seen the place,
 from __future__ import annotations
 
 import argparse
-import contextlib
 import csv
 import json
 import sys
@@ -158,9 +157,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
-    with contextlib.redirect_stdout(sys.stderr):  # libraries print too
-        encoder = options.encoder or str(save_lite(options.out / "encoder"))
-        result = figures(options.corpus, options.out, encoder, num_frames=options.num_frames, seed=options.seed)
+    encoder = options.encoder or str(save_lite(options.out / "encoder"))
+    result = figures(options.corpus, options.out, encoder, num_frames=options.num_frames, seed=options.seed)
     for name in ("films", "footage"):
         rows = result[name]["rows"]
         named = [(f"{label}, {source}", rows[label][source]) for label in rows for source in rows[label]]

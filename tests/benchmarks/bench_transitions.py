@@ -27,7 +27,7 @@ from tests.support.corpus.graded import DISSOLVE, HARD
 from tests.support.corpus.judge import BESIDE, TOLERANCE, Rows, rates
 
 SHOTS = ShotSettings(min_shot_seconds=0.3)
-SCORE = 0.7  # of transition_score, from which the policies reject
+SCORE = 0.8  # of transition_score, from which the policies reject
 _WINDOW_SECONDS, _STEP_SECONDS = 2.0, 1.0  # of the passages that are judged like clips
 _SHOWN, _SEEN = 100, 50  # frames that the network is shown at once, and those in the middle that it judges
 

@@ -48,17 +48,17 @@ def plan_transitions(shots: Mapping[str, Shots], *, files: int, seed: int) -> li
     """Of three films two have four shots, dissolved, cut or faded into each other; the third is one shot that looks
     like a dissolve now and then, or nothing but a shot."""
     rng = Random(seed)
-    takes = _takes(shots, rng)
+    supply = takes(shots, rng)
     made = []
     for number in range(files):
         recording = replace(RECORDINGS[number % len(RECORDINGS)], variable_rate=False)
         if number % 3 == 2:
             label = (*LOOKALIKES, CLEAN)[number // 3 % (len(LOOKALIKES) + 1)]
             strength = rng.choice([0.5, 1.0, 2.0])
-            segment = Segment(next(takes), 4 * recording.fps, label=label, strength=strength)
+            segment = Segment(next(supply), 4 * recording.fps, label=label, strength=strength)
             made.append(Graded(f"{label}_{number:03d}", (segment,), recording, kind=label))
         else:
-            segments = tuple(_segment(next(takes), recording.fps, rng) for _ in range(4))
+            segments = tuple(_segment(next(supply), recording.fps, rng) for _ in range(4))
             made.append(Graded(f"dissolves_{number:03d}", segments, recording, kind="dissolves"))
     return made
 
@@ -70,7 +70,7 @@ def _segment(take: Take, fps: int, rng: Random) -> Segment:
     return Segment(take, round(rng.uniform(*_LENGTHS) * fps), into=into, transition=length)
 
 
-def _takes(shots: Mapping[str, Shots], rng: Random) -> Iterator[Take]:
+def takes(shots: Mapping[str, Shots], rng: Random) -> Iterator[Take]:
     """Shots in every turn and window, never two of one film in a row."""
     every = [
         Take(film, first, min(stop, first + MAX_FRAMES), turn, window)
