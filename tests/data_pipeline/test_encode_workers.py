@@ -201,13 +201,13 @@ def test_batches_of_texts_are_always_full(weights: Path) -> None:
 
 def test_an_embedding_of_t5_does_not_depend_on_its_neighbours(tmp_path: Path) -> None:
     shutil.copytree(save_t5(tmp_path / "text_encoder"), tmp_path / "tokenizer")
-    t5 = T5TextEncoder.from_folder(tmp_path, config=TextConfig("t5", 12, 32), dtype=torch.float32)
+    t5 = T5TextEncoder.from_folder(tmp_path, config=TextConfig("t5", 24, 32), dtype=torch.float32)
     own = TextEmbedder(t5, texts_per_batch=3)
     texts = ["a city", "a street in a city", "cars", "rain on a street"]
     together = own.embed(texts)
     assert own.embed(texts[::-1]) == together[::-1]
     assert [own.embed([text])[0] for text in texts] == together
-    assert together[0].text_shape == [12, 32]
+    assert together[0].text_shape == [24, 32]
 
 
 def test_a_staged_clip_is_found_by_its_job(footage: Path) -> None:
