@@ -14,6 +14,8 @@ import pytest
 from groundwork.ray_session import prepare_environment
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Ray's workers step back for other processes by default: tests that run beside them would starve them.
+os.environ.setdefault("RAY_worker_niceness", "0")
 # The first Ray on a machine writes a token file into HOME: tests leave the user's alone.
 os.environ["HOME"] = tempfile.mkdtemp(prefix="cvx-home-")
 atexit.register(shutil.rmtree, os.environ["HOME"], ignore_errors=True)

@@ -18,7 +18,7 @@ from data_pipeline.policy import Rule
 Columns = Mapping[str, Float[np.ndarray, " n"]]
 
 SIGNS: Mapping[str, tuple[Rule, ...]] = {
-    "editing": (Rule(score="transition_score", above=0.7), Rule(score="flash_rate", above=3.0)),
+    "editing": (Rule(score="transition_score", above=0.8), Rule(score="flash_rate", above=3.0)),
     "lack_of_motion_connectivity": (Rule(score="slideshow_score", above=0.5), Rule(score="still_share", above=0.8)),
     "low_quality": (
         Rule(score="sharpness_score", below=15.0),
@@ -27,7 +27,7 @@ SIGNS: Mapping[str, tuple[Rule, ...]] = {
         Rule(score="luma_mean", below=20.0),
         Rule(score="clipped_share", above=0.6),
     ),
-    "text_dominated": (Rule(score="overlay_text_share", above=0.05), Rule(score="scene_text_share", above=0.15)),
+    "text_dominated": (Rule(score="overlay_text_share", above=0.02), Rule(score="scene_text_share", above=0.15)),
 }
 """The signs of each label, with the bounds of the policy `cogvideox` (for scene text one of its own): one is enough."""
 

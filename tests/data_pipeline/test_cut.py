@@ -6,10 +6,12 @@ import hashlib
 import json
 from dataclasses import asdict, replace
 from pathlib import Path
-from types import SimpleNamespace
 
+import numpy as np
+import pyarrow as pa
 import pytest
 
+from data_pipeline.assessed import ClipTable
 from data_pipeline.cut import (
     CutClips,
     CutJob,
@@ -40,17 +42,18 @@ def stamps(footage: Path) -> list[int]:
 
 def jobs_of(stamps: list[int], settings: MediaSettings, *, first: int = 0) -> dict[str, CutJob]:
     """Two kept clips of 30 frames and a rejected one."""
-    clips = []
-    for number, kept in enumerate((True, True, False)):
-        start = first + 30 * number
-        clip = SimpleNamespace(
-            clip_id=f"{number:024x}",
-            start_pts=stamps[start],
-            stop_pts=stamps[start + 30],
-            start_seconds=(stamps[start] - stamps[0]) * TIME_BASE,
-        )
-        clips.append(SimpleNamespace(clip=clip, bucket=BUCKET, decision=SimpleNamespace(kept=kept)))
-    return cut_jobs(clips, settings, fps=8.0)
+    starts = [first + 30 * number for number in range(3)]
+    rows = pa.table(
+        {
+            "clip_id": [f"{number:024x}" for number in range(3)],
+            "start_pts": [stamps[start] for start in starts],
+            "stop_pts": [stamps[start + 30] for start in starts],
+            "start_seconds": [(stamps[start] - stamps[0]) * TIME_BASE for start in starts],
+            "bucket": [BUCKET.folder] * 3,
+        }
+    )
+    kept = ClipTable(rows, {}).where(np.array([True, True, False]))
+    return cut_jobs(kept, settings, fps=8.0, buckets=[BUCKET])
 
 
 def work(out: Storage, footage: Path, jobs: dict[str, CutJob], settings: MediaSettings) -> list[Outcome]:

@@ -45,7 +45,7 @@ def test_one_sign_beyond_its_bound_is_enough_and_speaks_for_its_label_alone(
 
 
 def test_on_its_bound_a_sign_is_a_half_and_worse_is_more() -> None:
-    assert scores(transition_score=0.7)["editing"] == pytest.approx(0.5)
+    assert scores(transition_score=0.8)["editing"] == pytest.approx(0.5)
     assert scores(sharpness_score=15.0)["low_quality"] == pytest.approx(0.5)
     levels = [scores(sharpness_score=value)["low_quality"] for value in (30.0, 15.0, 7.0, 1.0, 0.0)]
     assert levels == sorted(levels)

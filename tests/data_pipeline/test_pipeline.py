@@ -185,7 +185,7 @@ def test_a_worse_copy_is_dropped_and_survivors_are_cut_when_asked(
     source.mkdir()
     frames = media.stack_frames([*media.read_frames(footage / "bikes.mp4", stop_seconds=5.3)])
     media.write_video(source / "film.mp4", frames, fps=25.0)
-    media.write_video(source / "copy.mp4", frames[:, 14:-14, 32:-32], fps=25.0, crf=34)
+    media.write_video(source / "copy.mp4", frames[:, 8:-8, 16:-16], fps=25.0, crf=28)
     recipe = quick_recipe.model_copy(update={"media": MediaSettings(mode="copy")})
     summary = curate(recipe, inputs=[str(source)], out=out.uri)
     found = {row.clip_id: row.video_id for row in rows(out, "clips", Clip)}
