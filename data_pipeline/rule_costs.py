@@ -38,7 +38,8 @@ class RuleCost:
 
 
 def rule_costs(dataset: str | Storage) -> dict[str, Any]:
-    """`rules`: a RuleCost per rule of a finished dataset, in their order; `cheapest_order` of their reasons.
+    """`rules`: a RuleCost per rule of a finished dataset, in their order; `cheapest_order` of their reasons;
+    `look_order`: the order of closer looks that is fixed, and the sample's prices behind it (empty: none is).
 
     Raises InputError where there is no finished dataset.
     """
@@ -56,7 +57,11 @@ def rule_costs(dataset: str | Storage) -> dict[str, Any]:
         measure(reason, rule, clips.scores, signal=sources.get(rule.score, ""), spent=spent)
         for reason, rule in ruling.items()
     ]
-    return {"rules": [asdict(one) for one in found], "cheapest_order": cheapest_order(found)}
+    return {
+        "rules": [asdict(one) for one in found],
+        "cheapest_order": cheapest_order(found),
+        "look_order": manifest.get("look_order", {}),
+    }
 
 
 def costs_text(result: Mapping[str, Any]) -> str:
@@ -68,7 +73,16 @@ def costs_text(result: Mapping[str, Any]) -> str:
             f"{one['reason']:<18}{one['score']:<22}{one['signal']:<12}{one['judged']:>7}{one['rejected_share']:>9.1%}"
             f"{one['cpu_milliseconds']:>9.1f}{'-' if price is None else format(price, '.1f'):>15}"
         ]
-    return "\n".join([*lines, f"cheapest order: {', '.join(result['cheapest_order'])}"])
+    lines.append(f"cheapest order: {', '.join(result['cheapest_order'])}")
+    fixed = result["look_order"]
+    told = ", ".join(
+        f"{one['signal']} {one['cpu_milliseconds']:.1f} ms, rejects {one['rejected_share']:.1%} of {one['clips']}"
+        for one in fixed.get("prices", [])
+    )
+    order = (
+        f"{', '.join(fixed['order'])}, fixed (sample: {told})" if fixed else "not fixed: too few clips, or one signal"
+    )
+    return "\n".join([*lines, f"order of looks: {order}"])
 
 
 def measure(

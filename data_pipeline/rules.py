@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Int
 
 from data_pipeline.fingerprint import short_hash
 from data_pipeline.policy import Rule
+from data_pipeline.signals import CLOSER_SCORES
 from groundwork.errors import RecipeError
 from groundwork.records import Decision
 
@@ -21,6 +22,7 @@ TOO_SHORT, OVER_LIMIT, NEAR_DUPLICATE = "too_short", "over_limit", "near_duplica
 
 Columns = Mapping[str, Float[np.ndarray, " n"]]
 _KEPT = -1
+_CLOSER = frozenset(name for names in CLOSER_SCORES.values() for name in names)
 
 
 @dataclass(frozen=True)
@@ -109,13 +111,13 @@ def apply(verdicts: Verdicts, columns: Columns, rules: Mapping[str, Rule]) -> Ve
     """Reject by the first rule that fires, with the score and the threshold it compared; NaN: no score.
 
     A score on the threshold is kept. Where the score is absent the rule passes the clip on, or rejects it if it says
-    so; either way the clip is counted.
+    so; either way the clip is counted. A closer look may be absent because another look rejected the clip: so its
+    absence has its turn when all that was measured has spoken.
     """
-    counts = dict(verdicts.absent or {})
+    counts = dict.fromkeys(rules, 0) | dict(verdicts.absent or {})
+    late = {}
     for reason, rule in rules.items():
         score = columns.get(rule.score, np.full(len(verdicts.code), np.nan))
-        missing = np.isnan(score) & verdicts.kept
-        counts[reason] = int(missing.sum())
         # NaN compares false: an absent score never fires by itself.
         if rule.below is not None:
             verdicts = verdicts.reject(
@@ -125,9 +127,19 @@ def apply(verdicts: Verdicts, columns: Columns, rules: Mapping[str, Rule]) -> Ve
             verdicts = verdicts.reject(
                 score > rule.above, reason, score_name=rule.score, score=score, threshold=rule.above
             )
-        if rule.absent == "reject":
-            verdicts = verdicts.reject(missing, reason, score_name=rule.score)
+        if rule.score in _CLOSER:
+            late[reason] = (rule, np.isnan(score))
+        else:
+            verdicts, counts[reason] = _without(verdicts, reason, rule, np.isnan(score))
+    for reason, (rule, missing) in late.items():
+        verdicts, counts[reason] = _without(verdicts, reason, rule, missing)
     return replace(verdicts, absent=counts)
+
+
+def _without(verdicts: Verdicts, reason: str, rule: Rule, missing: Bool[np.ndarray, " n"]) -> tuple[Verdicts, int]:
+    """What becomes of clips without the rule's score, and how many are still kept when they are asked for it."""
+    count = int((missing & verdicts.kept).sum())
+    return (verdicts.reject(missing, reason, score_name=rule.score) if rule.absent == "reject" else verdicts), count
 
 
 def decide(clip_id: str, scores: Mapping[str, float | None], rules: Mapping[str, Rule]) -> Decision:

@@ -22,7 +22,7 @@ from data_pipeline.captions.pipeline import stream as caption_stream
 from data_pipeline.captions.settings import CaptionerSettings
 from data_pipeline.captions.stage import Row, num_clips
 from data_pipeline.captions.step import Captioned, caption_clips
-from data_pipeline.closer import CloserJob, closer_jobs
+from data_pipeline.closer import CloserJob, closer_jobs, settle_order
 from data_pipeline.cut import CutJob, begin_cutting
 from data_pipeline.dataset import Curated
 from data_pipeline.encode import EncodeJob
@@ -90,9 +90,17 @@ class Stages:
 
     def look_closer(self, clips: ClipTable) -> dict[str, Outcome]:
         """Measure what takes a closer look, on clips that no rule rejects before; returns the failed by clip_id."""
-        jobs = closer_jobs(self.run.out, clips, self.run.recipe, keys=self.run.closer)
-        arguments = {"out": self.run.out.uri, "settings": self.run.recipe.signals.model_dump(mode="json")}
-        return self._by_clip(CLOSER, arguments, clips, jobs, standing=()) if jobs else {}
+        out, recipe, keys = self.run.out, self.run.recipe, self.run.closer
+        ruling = {reason: rule.model_dump(mode="json") for reason, rule in recipe.rules.items()}
+        arguments = {"out": out.uri, "settings": recipe.signals.model_dump(mode="json"), "ruling": ruling}
+        failed: dict[str, Outcome] = {}
+        while True:
+            asked = closer_jobs(out, clips, recipe, keys=keys)
+            if jobs := {clip_id: job for clip_id, job in asked.items() if clip_id not in failed}:
+                failed |= self._by_clip(CLOSER, arguments, clips, jobs, standing=())
+            # The first round was the sample's if an order follows from it; the other clips are the second.
+            if not settle_order(out, clips, recipe, keys=keys):
+                return failed
 
     def label(self, clips: ClipTable, scores: Columns) -> dict[str, Outcome]:
         """Let the recipe's model look at the clips that no rule rejects before the first one on a label; returns the

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from data_pipeline import assessed, closer, dataset, rules, tables
+from data_pipeline import assessed, closer, dataset, look_order, rules, tables
 from data_pipeline.analysis import analysis_fingerprint
 from data_pipeline.assess import BUCKET, shortest_seconds
 from data_pipeline.assessed import Assessed, ClipTable, assess_fingerprint, read_clips
@@ -94,7 +94,7 @@ class Run:
 
 def code_fingerprints(recipe: CurateRecipe, *, models: Mapping[str, Any]) -> dict[str, str]:
     """One per stage; `models` are those the latents come from."""
-    deciding = (assessed, closer, dataset, label_step, rules, tables, *DECIDING)
+    deciding = (assessed, closer, dataset, label_step, look_order, rules, tables, *DECIDING)
     analysed = analysis_fingerprint(recipe.shots.neural)
     return {
         "analyse": analysed,
@@ -223,6 +223,7 @@ def publish(run: Run, curated: Curated, jobs: Mapping[str, EncodeJob], cuts: Map
         **build_manifest(out, curated, recipe, paths=paths, shards=shards, known=cut),
         "code": {"version": code_version(), **run.code},
         "models": run.models,
+        "look_order": look_order.read_order(out, run.closer, recipe.rules),
         "captions": caption_statistics(out, curated, recipe.captions),
         "run_key": run.key,
         "retry": sum(not outcome.lasting for failed in failures for outcome in failed.values()),

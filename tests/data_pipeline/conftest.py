@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import CLIPConfig, CLIPModel
 
 from cogvideox.autoencoder import Autoencoder
 from cogvideox.variants import VARIANTS
 from cogvideox.weights import save_autoencoder
 from data_pipeline.recipe import RECIPES, Bucket, CurateRecipe
+from data_pipeline.signals import aesthetics
 from groundwork.config import load_recipe
 from groundwork.media import sample_clip, write_video
 
@@ -64,3 +66,18 @@ def quick_recipe(weights: Path) -> CurateRecipe:
     encode = toy.encode.model_copy(update={"weights": str(weights), "shard_bytes": 82_000})
     workers = toy.workers.model_copy(update={"encode": 1})
     return toy.model_copy(update={"buckets": buckets, "encode": encode, "workers": workers})
+
+
+@pytest.fixture(scope="module")
+def clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny CLIP with random weights, saved as transformers saves it."""
+    torch.manual_seed(3)
+    part = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = CLIPConfig(
+        text_config={**part, "vocab_size": 64, "projection_dim": 24},
+        vision_config={**part, "image_size": 32, "patch_size": 8, "projection_dim": 24},
+        projection_dim=24,
+    )
+    folder = tmp_path_factory.mktemp("aesthetics")
+    CLIPModel(config).save_pretrained(folder / aesthetics.CLIP_FOLDER)
+    return folder

@@ -64,6 +64,7 @@ def test_that_order_costs_least_of_all_orders() -> None:
 
 def test_the_table_names_every_rule() -> None:
     found = cost("written", signal="text", milliseconds=100, rejects=0.1)
-    text = costs_text({"rules": [vars(found)], "cheapest_order": ["written"]})
+    text = costs_text({"rules": [vars(found)], "cheapest_order": ["written"], "look_order": {}})
     assert "written" in text
     assert "1000.0" in text
+    assert "order of looks: not fixed" in text

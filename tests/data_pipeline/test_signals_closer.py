@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
-from transformers import CLIPConfig, CLIPModel
+from transformers import CLIPModel
 
 from data_pipeline.signals import aesthetics
 from data_pipeline.signals.aesthetics import Aesthetics, load_head, to_pixels
@@ -66,21 +66,6 @@ def test_the_detector_tells_burned_in_text_from_a_passing_sign() -> None:
     assert plain["overlay_text_share"] == 0.0
     assert burned["overlay_text_share"] > 0.03 > burned["scene_text_share"]
     assert passing["scene_text_share"] > 0.03 > passing["overlay_text_share"]
-
-
-@pytest.fixture(scope="module")
-def clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny CLIP with random weights, saved as transformers saves it."""
-    torch.manual_seed(3)
-    part = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 2}
-    config = CLIPConfig(
-        text_config={**part, "vocab_size": 64, "projection_dim": 24},
-        vision_config={**part, "image_size": 32, "patch_size": 8, "projection_dim": 24},
-        projection_dim=24,
-    )
-    folder = tmp_path_factory.mktemp("aesthetics")
-    CLIPModel(config).save_pretrained(folder / aesthetics.CLIP_FOLDER)
-    return folder
 
 
 def five_layers(width: int) -> dict[str, torch.Tensor]:
