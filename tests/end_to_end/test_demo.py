@@ -24,7 +24,7 @@ from groundwork import media
 from groundwork.records import Clip, Decision, Latent, Rejected, Video, from_table
 from groundwork.storage import Storage, open_storage
 
-pytestmark = pytest.mark.story
+pytestmark = [pytest.mark.story, pytest.mark.timeout(1600)]
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -46,7 +46,7 @@ class Demo:
 
 def make_demo(out: Path, videos: Path) -> subprocess.CompletedProcess[str]:
     words = ["make", "demo", "PRESET=smoke", f"OUT={out}", f"VIDEOS={videos}", f"VENV={sys.prefix}"]
-    return subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=560)
+    return subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=1500)
 
 
 @pytest.fixture(scope="module")
