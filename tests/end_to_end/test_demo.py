@@ -171,6 +171,6 @@ def test_ctrl_c_leaves_no_process_behind(tmp_path: Path, demo: Demo) -> None:
     started = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(signal.SIGINT)
     assert process.wait(timeout=60) == 130
-    _, left = psutil.wait_procs(started, timeout=20)
+    _, left = psutil.wait_procs(started, timeout=60)  # Ray's agents look for their raylet now and then
     assert left == []
     assert "Traceback" not in (tmp_path / "log").read_text()
