@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from data_pipeline.commands import COMMANDS, with_flags
-from groundwork.commands import run_command_line
+from groundwork.commands import leave, run_command_line
 
 
 def main(argv: list[str], program: str = "python -m data_pipeline") -> int:
@@ -14,4 +14,4 @@ def main(argv: list[str], program: str = "python -m data_pipeline") -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    leave(main(sys.argv[1:]))

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from groundwork.commands import Command, Options, RayOptions, Recipes, run_command_line
+from groundwork.commands import Command, Options, RayOptions, Recipes, leave, run_command_line
 from groundwork.config import shipped_recipes
 from serving.config import CONFIGS, ServingConfig
 
@@ -83,4 +83,4 @@ def main(argv: Sequence[str] | None = None, *, program: str = "python -m serving
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from groundwork.commands import Command, Options, RayOptions, Recipes, not_built, report_error, run_command_line
+from groundwork.commands import Command, Options, RayOptions, Recipes, leave, not_built, report_error, run_command_line
 from groundwork.config import find_recipe, shipped_recipes
 from groundwork.errors import UsageError
 from training.recipe import RECIPES, TrainRecipe
@@ -139,4 +139,4 @@ def main(argv: list[str], program: str = "python -m training") -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    leave(main(sys.argv[1:]))

@@ -6,9 +6,10 @@ import importlib
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NoReturn
 
 from conductor import convert, demo, doctor, generate, submit
-from groundwork.commands import Command, not_built, run_command_line
+from groundwork.commands import Command, leave, not_built, run_command_line
 
 PROGRAM = "cvx"
 
@@ -51,5 +52,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run_command_line(PROGRAM, COMMANDS, words, elsewhere={stage.name: stage.summary for stage in STAGES})
 
 
+def run() -> NoReturn:
+    """The command `cvx`."""
+    leave(main())
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    run()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import dataclasses
 import json
+import os
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -107,6 +109,20 @@ def guarded(body: Callable[[], int]) -> int:
             return EXIT_INTERRUPTED
         except BrokenPipeError:
             return EXIT_FAILURE
+
+
+def leave(code: int) -> NoReturn:
+    """End the process with a command's exit code.
+
+    After an interrupt the libraries are not unloaded: threads of Ray's core that were cut off in the middle of a call
+    may still be at work, and crash the process (SIGSEGV instead of 130) when what they use goes away below them.
+    """
+    if code == EXIT_INTERRUPTED:
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def report_error(error: PlatformError) -> int:
