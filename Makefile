@@ -51,6 +51,7 @@ check: $(TESTING) ## lint, types, who imports whom, sizes of files and functions
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+	@$(BIN)/mypy tests/benchmarks
 	@PYTHONPATH=platform $(BIN)/lint-imports
 	@$(BIN)/python -m pytest tests/test_layout.py -q --no-header
 

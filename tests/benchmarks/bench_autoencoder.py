@@ -75,7 +75,7 @@ def matrix_rate(dtype: torch.dtype, *, device: str) -> float:
     rates = []
     for kind in {dtype, torch.float32} if device == "cpu" else {dtype}:
         matrix = torch.randn(2048, 2048, device=device, dtype=kind)
-        times = [seconds(lambda matrix=matrix: matrix @ matrix, device=device) for _ in range(6)]
+        times = [seconds(partial(torch.matmul, matrix, matrix), device=device) for _ in range(6)]
         rates.append(2 * 2048**3 / min(times))
     return max(rates)
 

@@ -48,7 +48,8 @@ def mixed() -> list[Shot]:
     sizes, shares = zip(*MIXED, strict=True)
     drawn = random.choice(len(sizes), _MIXED_SHOTS, p=np.array(shares) / sum(shares))
     seconds = random.lognormal(np.log(_MEDIAN_SECONDS), _SPREAD, _MIXED_SHOTS).clip(0.4, 120)
-    return [Shot(*sizes[index], float(length)) for index, length in zip(drawn, seconds, strict=True)]
+    chosen = [sizes[index] for index in drawn]
+    return [Shot(width, height, float(length)) for (width, height), length in zip(chosen, seconds, strict=True)]
 
 
 def footage(manifest: Path) -> list[Shot]:

@@ -24,7 +24,7 @@ from data_juicer.ops.mapper.video_split_by_scene_mapper import VideoSplitByScene
 from data_juicer.utils.constant import Fields
 
 
-class DetectOnly(VideoSplitBySceneMapper):
+class DetectOnly(VideoSplitBySceneMapper):  # type: ignore[misc, unused-ignore]
     """Its detection, without the files."""
 
     def _split_video(self, video_path: str, scene_list: list[Any], output_template: str) -> list[str]:

@@ -39,7 +39,8 @@ def frames(film: str) -> Iterator[np.ndarray]:
 def small_grey(frame: np.ndarray) -> np.ndarray:
     scale = SHORT_SIDE / min(frame.shape[:2])
     grey = cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY)
-    return cv2.resize(grey, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA) if scale < 1 else grey
+    small = cv2.resize(grey, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA) if scale < 1 else grey
+    return np.asarray(small)
 
 
 def blur(film: str) -> float:

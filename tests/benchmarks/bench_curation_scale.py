@@ -24,10 +24,11 @@ import pyarrow as pa
 
 from data_pipeline.analysis import Analysis, analyse
 from data_pipeline.assess import assess
+from data_pipeline.encode import models_used
 from data_pipeline.ingest import Source
 from data_pipeline.measurements import MeasureJob
 from data_pipeline.recipe import CurateRecipe
-from data_pipeline.steps import Run, code_fingerprints, decide, gather, publish
+from data_pipeline.steps import Run, code_fingerprints, decide, gather, publish, with_looks
 from groundwork.footage import sample_footage
 from groundwork.media import probe
 from groundwork.storage import open_storage
@@ -73,8 +74,9 @@ def measure(clips: int, folder: Path, base: Analysis) -> dict[str, Any]:
     """CPU milliseconds per clip of the steps, and the memory at their end."""
     recipe = CurateRecipe.model_validate(RECIPE)
     videos = -(-clips // CLIPS_PER_VIDEO)
-    sources = [Source(f"/films/{i:08d}.mp4", "/films", f"{i:08d}.mp4", 1, 1, f"{i:024x}") for i in range(videos)]
-    run = Run(recipe, open_storage(str(folder)), sources, {}, code_fingerprints(recipe, models={}))
+    sources = [Source(f"/films/{i:08d}.mp4", "/films", f"{i:08d}.mp4", 1, "1", f"{i:024x}") for i in range(videos)]
+    models = models_used(recipe.variant, weights=recipe.encode.weights)
+    run = Run(recipe, open_storage(str(folder)), sources, models, code_fingerprints(recipe, models=models))
     for number, source in enumerate(sources):
         job = MeasureJob(source.video_id, source.folder, source.name)
         run.measurements.write(job, video(base, number), num_parts=1)
@@ -91,9 +93,9 @@ def measure(clips: int, folder: Path, base: Analysis) -> dict[str, Any]:
         analysis = run.measurements.read(source.video_id)
         run.assessed.write(source.video_id, assess(source.video_id, analysis, recipe), analysis)
     lap("shots, scores")
-    curated = gather(run, {})
+    curated = with_looks(run, gather(run, {}), {})
     lap("columns")
-    curated = decide(run, curated, {})
+    curated = decide(run, curated)
     lap("decisions, copies")
     manifest = publish(run, curated, {}, {})
     lap("tables, manifest, report")

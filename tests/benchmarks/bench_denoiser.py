@@ -19,6 +19,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any, Literal
 
 import torch
 
@@ -82,7 +83,7 @@ def _config(options: argparse.Namespace) -> DenoiserConfig:
     if config.positions == "rope+learned":
         config = replace(config, sample_frames=frames, sample_height=height, sample_width=width)
     # diffusers interpolates rotary positions of 1.0 models beside the native size: the same work, other angles.
-    mode = "interpolate" if config.patch_frames == 1 else "extrapolate"
+    mode: Literal["interpolate", "extrapolate"] = "interpolate" if config.patch_frames == 1 else "extrapolate"
     return replace(config, num_layers=options.layers or config.num_layers, rope_mode=mode)
 
 
@@ -90,8 +91,8 @@ def _calls(
     options: argparse.Namespace, config: DenoiserConfig, *, dtype: str, side: str = ""
 ) -> tuple[Callable[[], torch.Tensor], Callable[[], torch.Tensor]]:
     frames, height, width = _size(options)
-    ours = random_denoiser(config)
-    theirs = None
+    ours: Any = random_denoiser(config)
+    theirs: Any = None
     if side != "ours":
         with tempfile.TemporaryDirectory() as folder:
             theirs = diffusers_twin(save_denoiser(ours, Path(folder) / "transformer"))
@@ -117,7 +118,7 @@ def _time(call: Callable[[], torch.Tensor], *, backward: bool, options: argparse
 
 def _run(call: Callable[[], torch.Tensor], *, backward: bool) -> None:
     if backward:
-        call().float().square().mean().backward()
+        torch.autograd.backward(call().float().square().mean())
         return
     with torch.no_grad():
         call()

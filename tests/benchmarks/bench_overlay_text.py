@@ -29,8 +29,8 @@ def looks(segment: Segment, recording: Recording, reel: Reel) -> Iterator[np.nda
     """Three frames of a clip as a closer look sees them."""
     for index in _FRAMES:
         image = picture(segment, index, recording, reel)
-        _, data = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])
-        yield np.ascontiguousarray(cv2.imdecode(data, cv2.IMREAD_COLOR)[..., ::-1])
+        _, data = cv2.imencode(".jpg", np.ascontiguousarray(image[..., ::-1]), [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])
+        yield np.ascontiguousarray(np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR))[..., ::-1])
 
 
 def measure(half: str, *, clips: int, footage: str | None) -> list[dict[str, Any]]:

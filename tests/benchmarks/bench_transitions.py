@@ -91,8 +91,8 @@ def judge(found: Mapping[str, Found], truth: Rows) -> dict[str, Any]:
             hard = row["kind"] in HARD
             kind = "hard" if hard else DISSOLVE if row["kind"] == DISSOLVE else "fades"
             if hard:
-                near = [cut for cut in cuts if abs(cut - row["frame"]) <= TOLERANCE]
-                cuts = [cut for cut in cuts if cut not in near[:1]]
+                near = [(cut, cut, cut) for cut in cuts if abs(cut - row["frame"]) <= TOLERANCE]
+                cuts = [cut for cut in cuts if (cut, cut, cut) not in near[:1]]
             else:
                 near = [passage for passage in middles if row["first"] <= passage[0] <= row["stop"]]
                 near = near or [(cut, cut, cut) for cut in cuts if row["first"] <= cut <= row["stop"]]
