@@ -70,6 +70,11 @@ class Curated:
     failed_looks: Mapping[str, Outcome] = field(default_factory=dict)
 
     @property
+    def metadata(self) -> dict[str, str]:
+        """By video_id, what a manifest says of the sources of which it says something; of equal ones, the first."""
+        return {source.video_id: source.metadata for source in reversed(self.sources) if source.metadata}
+
+    @property
     def scores(self) -> dict[str, Float[np.ndarray, " n"]]:
         """All scores of the clips by name, as far as they are known yet."""
         found = dict(self.clips.scores)

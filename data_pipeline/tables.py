@@ -35,8 +35,8 @@ def write_tables(
         "videos": to_table([_video(curated, source, recipe.licence) for source in curated.sources], Video),
         "clips": clips.rows.select(Clip.SCHEMA.names),
         f"decisions/{policy}": verdicts.to_table(clips.clip_ids),
-        **{f"captions/{name}": table for name, table in curated.captioned.captions.items()},
         **_given(curated),
+        **{f"captions/{name}": table for name, table in curated.captioned.captions.items()},
         "duplicates": to_table(curated.duplicates, Duplicate),
         "rejected": to_table(_rejected(curated), Rejected),
     }
@@ -51,12 +51,11 @@ def write_tables(
 
 def _given(curated: Curated) -> dict[str, pa.Table]:
     """The captions that manifests gave, of the kept clips; no table where they gave none."""
-    metadata = {source.video_id: source.metadata for source in reversed(curated.sources) if source.metadata}
-    if not metadata:
+    if not curated.metadata:
         return {}
     kept = curated.clips.rows.select(["clip_id", "video_id"]).filter(pa.array(curated.verdicts.kept))
     clips = zip(kept.column("clip_id").to_pylist(), kept.column("video_id").to_pylist(), strict=True)
-    table = given.given_captions(list(clips), metadata)
+    table = given.given_captions(list(clips), curated.metadata)
     return {f"captions/{given.MODEL}": table} if len(table) else {}
 
 

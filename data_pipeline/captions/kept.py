@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from data_pipeline.captions import given
 from data_pipeline.captions.agreement import agreement
 from data_pipeline.captions.routes import SeenClip
 from data_pipeline.captions.rules import REJECTED
@@ -39,7 +40,11 @@ def kept_clips(curated: Curated) -> KeptClips:
         names = ["clip_id", "video_id", "start_seconds", "stop_seconds"]
         return [_seen(row, sources[row["video_id"]]) for row in clips.rows.select(names).to_pylist()]
 
-    return KeptClips(known.to_pylist(), seen, scores)
+    def told() -> Mapping[str, str]:
+        pairs = zip(known.to_pylist(), clips.rows.column("video_id").to_pylist(), strict=True)
+        return given.told_of(list(pairs), curated.metadata)
+
+    return KeptClips(known.to_pylist(), seen, scores, told)
 
 
 def caption_statistics(out: Storage, curated: Curated, settings: CaptionSettings) -> list[dict[str, Any]]:

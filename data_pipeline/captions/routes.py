@@ -23,7 +23,7 @@ from data_pipeline.fingerprint import short_hash, stage_fingerprint
 from groundwork import container, media
 from groundwork.records import Caption
 
-_PARTS = {"measured": (), "video": ("video",), "summary": ("short", "image", "language")}
+_PARTS = {"measured": (), "given": (), "video": ("video",), "summary": ("short", "image", "language")}
 _MODELS = {"short": "video", "read": "reader"}
 
 Answers = Mapping[str, Mapping[int, Answer]]
@@ -54,7 +54,7 @@ class SeenClip:
 
 
 def parts_of(captioner: CaptionerSettings) -> tuple[str, ...]:
-    """Parts of the captioner's route, in the order in which they are asked; none, where all is measured already."""
+    """Parts of the captioner's route, in the order in which they are asked; none, where nothing has to be asked."""
     reads = captioner.route == "measured" and captioner.read_text
     return ("read",) if reads else _PARTS[captioner.route]
 
@@ -66,8 +66,8 @@ def settings_of(captioner: CaptionerSettings, part: str) -> ModelSettings:
 
 
 def last_part(captioner: CaptionerSettings) -> str:
-    """The part whose answer is the caption; empty, where it is made from measurements."""
-    return "" if captioner.route == "measured" else parts_of(captioner)[-1]
+    """The part whose answer is the caption; empty, where no model writes it."""
+    return "" if captioner.route in ("measured", "given") else parts_of(captioner)[-1]
 
 
 def part_keys(captioner: CaptionerSettings) -> dict[str, str]:

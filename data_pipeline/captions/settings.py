@@ -8,6 +8,9 @@ from pydantic import Field, model_validator
 
 from groundwork.config import FrozenModel
 
+GIVEN = "given"
+"""Route and name of the captioner whose captions came with the sources."""
+
 
 class EndpointSettings(FrozenModel):
     """An OpenAI-compatible chat endpoint (`backend: endpoint`)."""
@@ -96,10 +99,10 @@ class CaptionerSettings(FrozenModel):
 
     name: str = Field(default="measured", pattern=r"^[a-z0-9][a-z0-9._-]*$")
     """Folder of its captions."""
-    route: Literal["measured", "video", "summary"] = "measured"
-    """measured: sentences made only from measurements, no model; video: a video model writes the caption; summary: the
-    paper's way, a short caption by a video model, captions of single frames by an image model, summed up by a language
-    model."""
+    route: Literal["measured", "given", "video", "summary"] = "measured"
+    """measured: sentences made only from measurements, no model; given: what a manifest says, kept as it came; video: a
+    video model writes the caption; summary: the paper's way, a short caption by a video model, captions of single
+    frames by an image model, summed up by a language model."""
     video: ModelSettings = ModelSettings()
     """Writes the caption (route video) or the short one (route summary)."""
     image: ModelSettings = ModelSettings(frames="spaced", max_new_tokens=256)
@@ -132,7 +135,7 @@ class CaptionSettings(FrozenModel):
     """Who writes the captions. Of a clip's captions the first one that is not rejected is trained on by default."""
 
     captioners: tuple[CaptionerSettings, ...] = Field(default=(CaptionerSettings(),), min_length=1)
-    """In order of preference."""
+    """In order of preference. The route `given` is always named `given`, and nothing else is."""
     ask: Literal["all", "until_ok"] = "all"
     """all: every captioner captions every clip, the later ones are alternatives; until_ok: a later one is asked only
     about clips that those before it did not caption."""
@@ -146,4 +149,9 @@ class CaptionSettings(FrozenModel):
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f"captioners of one name: {', '.join(twice)}; each writes a folder of that name")
+        for captioner in self.captioners:
+            if (captioner.name == GIVEN) != (captioner.route == GIVEN):
+                raise ValueError(
+                    f"captioner {captioner.name!r}: the route {GIVEN!r} has that name, and no other has it"
+                )
         return self

@@ -14,12 +14,12 @@ from types import ModuleType
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from data_pipeline.captions import consistency, language, measured, models, notes, routes, rules
+from data_pipeline.captions import consistency, given, language, measured, models, notes, routes, rules
 from data_pipeline.captions.agreement import folder_hash_of
 from data_pipeline.captions.routes import SeenClip
 from data_pipeline.captions.settings import CaptionerSettings, CaptionSettings
 from data_pipeline.captions.stage import STAGE, Row, to_row
-from data_pipeline.failures import CAPTION_REJECTED, CRASHED
+from data_pipeline.failures import CAPTION_REJECTED, CRASHED, NO_CAPTION_GIVEN
 from data_pipeline.fingerprint import stage_fingerprint
 from data_pipeline.outcome import FAILED, Outcome
 from groundwork.errors import RecipeError
@@ -34,11 +34,13 @@ _ROWS_AT_ONCE = 4096
 @dataclass(frozen=True)
 class KeptClips:
     """The clips to caption, in their order. `seen`: they as models see them; `scores`: of some of them, by their ids,
-    in that order, each clip's scores by name. Both are called only where they are needed, and may be costly."""
+    in that order, each clip's scores by name; `told`: by clip_id, the captions that came with sources. They are called
+    only where they are needed, and may be costly."""
 
     clip_ids: Sequence[str]
     seen: Callable[[], Sequence[SeenClip]]
     scores: Callable[[Sequence[str]], Sequence[Mapping[str, float]]]
+    told: Callable[[], Mapping[str, str]]
 
 
 @dataclass(frozen=True)
@@ -58,8 +60,8 @@ class Captioned:
             standing = table.filter(pc.not_equal(table.column("status"), rules.REJECTED))
             names, texts = standing.column("clip_id").to_pylist(), standing.column("text").to_pylist()
             for clip_id, text in zip(names, texts, strict=True):
-                given = found.get(clip_id, ())
-                found[clip_id] = given if text in given else (*given, text)
+                before = found.get(clip_id, ())
+                found[clip_id] = before if text in before else (*before, text)
         return found
 
 
@@ -81,7 +83,7 @@ def fingerprints(settings: CaptionSettings) -> dict[str, str]:
     """Of each captioner: its models, words and frames, and the code and settings that judge what it writes."""
     import data_pipeline.captions.step as own
 
-    code: tuple[ModuleType, ...] = (own, routes, rules, consistency, language, measured)
+    code: tuple[ModuleType, ...] = (own, routes, rules, consistency, language, measured, given)
     judging = ("rules", "retries", "route", "read_text")
     found = {
         f"{STAGE}.{captioner.name}": stage_fingerprint(
@@ -122,6 +124,8 @@ def _by_one(
     out: Storage, captioner: CaptionerSettings, clips: KeptClips, ask: AskAll
 ) -> tuple[pa.Table, dict[str, Outcome]]:
     """One captioner's captions of the clips, and those that are gone, by clip_id."""
+    if captioner.route == given.MODEL:
+        return _given(clips)
     if not routes.parts_of(captioner) or not clips.clip_ids:
         return _table(_measured(clips, {})), {}
     asked = set(clips.clip_ids)
@@ -132,6 +136,14 @@ def _by_one(
         return _table(_measured(left, {clip.clip_id: routes.lines_read(clip) for clip in seen})), gone
     made_by, weights = routes.made_by(captioner), routes.weights_of(captioner)
     return _table(routes.to_caption(captioner, clip, weights=weights, made_by=made_by) for clip in seen), gone
+
+
+def _given(clips: KeptClips) -> tuple[pa.Table, dict[str, Outcome]]:
+    told = clips.told()
+    captions = (given.to_caption(clip_id, told[clip_id]) for clip_id in clips.clip_ids if clip_id in told)
+    detail = "given: its source came without a caption"
+    missing = [clip_id for clip_id in clips.clip_ids if clip_id not in told]
+    return _table(captions), {one: Outcome(one, FAILED, NO_CAPTION_GIVEN, detail, stage=STAGE) for one in missing}
 
 
 def _measured(clips: KeptClips, read: Mapping[str, Sequence[str]]) -> Iterator[Caption]:

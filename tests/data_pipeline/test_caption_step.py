@@ -68,7 +68,9 @@ def clips(footage: Path, count: int = 4) -> list[SeenClip]:
     return [SeenClip(f"clip{n}", str(footage), "bunny.mp4", n * 1.2, n * 1.2 + 1.2) for n in range(count)]
 
 
-def caption(out: Path, settings: CaptionSettings, shown: Sequence[SeenClip]) -> Captioned:
+def caption(
+    out: Path, settings: CaptionSettings, shown: Sequence[SeenClip], *, told: Mapping[str, str] | None = None
+) -> Captioned:
     """The step, its batches taken through the stages in this process."""
 
     def ask(one: CaptionerSettings, rows: Sequence[Row], keys: Mapping[str, str]) -> Iterator[Outcome]:
@@ -83,7 +85,7 @@ def caption(out: Path, settings: CaptionSettings, shown: Sequence[SeenClip]) -> 
                 yield outcome
 
     names = [clip.clip_id for clip in shown]
-    kept = KeptClips(names, lambda: shown, lambda asked: [SCORES] * len(asked))
+    kept = KeptClips(names, lambda: shown, lambda asked: [SCORES] * len(asked), lambda: told or {})
     return caption_clips(open_storage(out), settings, kept, ask)
 
 
@@ -97,6 +99,30 @@ def test_the_default_captions_every_clip_from_measurements_without_a_model(foota
     assert [one.model for one in rows(made, "measured")] == ["measured"] * 4
     assert made.failed == {}
     assert set(made.texts()) == {"clip0", "clip1", "clip2", "clip3"}
+
+
+def test_what_came_with_the_sources_is_taken_word_for_word_and_the_rest_captioned_by_another(
+    footage: Path, tmp_path: Path
+) -> None:
+    told = {"clip1": "red vase, video", "clip3": "x"}  # words that no rule would let pass
+    given = CaptionerSettings(name="given", route="given")
+    made = caption(tmp_path, CaptionSettings(captioners=(given, MEASURED), ask="until_ok"), clips(footage), told=told)
+    assert {one.clip_id: one.text for one in rows(made, "given")} == told
+    assert [one.clip_id for one in rows(made, "measured")] == ["clip0", "clip2"]
+    assert made.failed == {}
+    assert made.texts()["clip3"] == ("x",)
+    alone = caption(tmp_path, CaptionSettings(captioners=(given,)), clips(footage), told=told)
+    assert {clip_id: outcome.reason for clip_id, outcome in alone.failed.items()} == {
+        "clip0": "no_caption_given",
+        "clip2": "no_caption_given",
+    }
+    assert alone.failed["clip0"].lasting
+
+
+def test_the_name_given_belongs_to_the_route_given() -> None:
+    for wrong in (CaptionerSettings(name="given"), CaptionerSettings(name="alt", route="given")):
+        with pytest.raises(ValueError, match="has that name"):
+            CaptionSettings(captioners=(wrong,))
 
 
 def test_further_captioners_give_alternatives_in_the_order_of_the_recipe(
