@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import copy
-import json
 import threading
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,6 +15,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_
 
 from data_pipeline.captions.asks import Answer, Ask, Sampling
 from data_pipeline.captions.frames import to_inputs
+from data_pipeline.captions.models import adapted_base
 from data_pipeline.captions.processors import can_show_video, load_processor
 from data_pipeline.captions.settings import ModelSettings
 from data_pipeline.fingerprint import short_hash
@@ -113,16 +112,6 @@ class LocalModel:
         lengths = torch.where(ended.any(dim=1), ended.int().argmax(dim=1) + 1, written.shape[1])
         full = written.shape[1] >= sampling.max_new_tokens
         return [(int(n), full and not bool(any_)) for n, any_ in zip(lengths, ended.any(dim=1), strict=True)]
-
-
-def adapted_base(model: str) -> tuple[str, str | None] | None:
-    """Base and its revision, where `model` is a local folder with a LoRA adapter alone, as `curate captioner train`
-    writes it; None for a whole model."""
-    said = Path(model) / "adapter_config.json"
-    if not said.is_file():
-        return None
-    config = json.loads(said.read_text())
-    return config["base_model_name_or_path"], config.get("revision")
 
 
 def shown_as_video(settings: ModelSettings, processor: Any) -> bool:

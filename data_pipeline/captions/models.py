@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import json
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -65,7 +66,7 @@ def identity(settings: ModelSettings) -> dict[str, Any]:
         return {**settings.model_dump(mode="json", exclude={"endpoint", "batch"}), "weights": text.version()}
     return {
         **settings.model_dump(mode="json", exclude={"endpoint", "batch"}),
-        "weights": folder_hash(folder) if local else "",
+        "weights": _weights_hash(folder) if local else "",
         "jpeg_quality": settings.endpoint.jpeg_quality if settings.backend in ("endpoint", "vllm") else 0,
     }
 
@@ -90,6 +91,22 @@ def words(part: str, settings: ModelSettings) -> tuple[str, str]:
 def from_one_process(settings: ModelSettings) -> bool:
     """Whether one process asks for all, as the limits of an endpoint hold for all."""
     return settings.backend in _ASKED_FROM_ONE_PROCESS
+
+
+def adapted_base(model: str) -> tuple[str, str | None] | None:
+    """Base and its revision, where `model` is a local folder with a LoRA adapter alone, as `curate captioner train`
+    writes it; None for a whole model."""
+    said = Path(model) / "adapter_config.json"
+    if not said.is_file():
+        return None
+    config = json.loads(said.read_text())
+    return config["base_model_name_or_path"], config.get("revision")
+
+
+def _weights_hash(folder: Path) -> str:
+    """Of an adapter's folder, that of the model which it changes too, where it is a folder."""
+    base, _ = adapted_base(str(folder)) or ("", None)
+    return "-".join(folder_hash(one) for one in (folder, Path(base)) if one == folder or (base and one.is_dir()))
 
 
 def folder_hash(folder: Path) -> str:

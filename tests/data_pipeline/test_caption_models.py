@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -134,6 +135,19 @@ def test_what_decides_the_answers_is_its_identity(qwen: str, tmp_path: Path) -> 
     assert identity(mine) != identity(mine.model_copy(update={"prompt": "Say it otherwise."}))
     assert words("image", mine)[0].startswith("Describe this picture")
     assert words("language", mine)[1]
+
+
+def test_the_base_of_an_adapter_is_part_of_its_identity(tmp_path: Path) -> None:
+    base, adapter = tmp_path / "base", tmp_path / "adapter"
+    for folder in (base, adapter):
+        folder.mkdir()
+    (base / "model.safetensors").write_bytes(b"one")
+    (adapter / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(base)}))
+    before = identity(ModelSettings(model=str(adapter)))["weights"]
+    (base / "model.safetensors").write_bytes(b"other")
+    assert identity(ModelSettings(model=str(adapter)))["weights"] != before
+    (adapter / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "somebody/model"}))
+    assert identity(ModelSettings(model=str(adapter)))["weights"]
 
 
 @pytest.mark.parametrize(

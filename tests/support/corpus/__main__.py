@@ -29,13 +29,15 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--footage", help="folder with films of known shots; 'none': only the sample packages'")
     parser.add_argument("--transitions", choices=HALVES, help="films that dissolve, from this half of the footage")
+    parser.add_argument("--kinds", nargs="+", default=(), help="only films with these defects, --files of each")
     parser.add_argument("--quick", action="store_true", help="shorter and smaller films")
     options = parser.parse_args()
     footage = None if options.footage == "none" else footage_folder(options.footage)
     if options.transitions is not None:
         films = build_transitions(options.out, options.transitions, footage, files=options.files, seed=options.seed)
     else:
-        films = build_corpus(options.out, files=options.files, seed=options.seed, footage=footage, quick=options.quick)
+        chosen = {"files": options.files, "seed": options.seed, "kinds": options.kinds}
+        films = build_corpus(options.out, footage=footage, quick=options.quick, **chosen)
     seconds = sum(film.num_frames / film.recording.fps for film in films)
     print(
         f"{len(films)} films, {seconds / 60:.1f} minutes, built in {time.process_time():.0f} CPU seconds: {options.out}"

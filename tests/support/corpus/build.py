@@ -26,15 +26,28 @@ FILMS, LABELS = "films", "labels"
 
 
 def build_corpus(
-    out: Path, *, files: int = 200, seed: int = 0, footage: Path | None = None, quick: bool = False
+    out: Path,
+    *,
+    files: int = 200,
+    seed: int = 0,
+    footage: Path | None = None,
+    quick: bool = False,
+    kinds: Sequence[str] = (),
 ) -> list[Graded]:
     """Make `out`/films and `out`/labels; what stands already is kept.
 
     `quick`: shorter and smaller films, for tests. `footage`: a folder with films of known shots, besides those of the
-    sample packages. Raises InputError when `out` holds a corpus of another plan.
+    sample packages. `kinds`: only films of these kinds, so many of each. Raises InputError when `out` holds a corpus of
+    another plan.
     """
     found = find_films(footage)
-    films = plan(all_takes(list(found)), files=files, seed=seed, quick=quick)
+    if kinds:
+        many = plan(
+            all_takes(list(found)), files=files * 60, seed=seed, quick=quick
+        )  # each kind is some fortieth of it
+        films = [film for kind in kinds for film in [one for one in many if one.kind == kind][:files]]
+    else:
+        films = plan(all_takes(list(found)), files=files, seed=seed, quick=quick)
     make_films(out, films, found)
     return films
 
