@@ -22,12 +22,12 @@ from groundwork.telemetry import get_logger
 from training import checkpoint
 from training.clips import ClipReader, EncodedClip
 from training.ema import Average, decay_at
-from training.fit import fitting_clips, stage_clips, variant_of
+from training.fit import fitting_clips, variant_of
 from training.metrics import Curves, StepMetrics, read_metrics, write_metrics
-from training.packs import PackOrder
+from training.order import Order
 from training.parallelize import parallelize, velocities
 from training.recipe import TrainRecipe
-from training.step import StepPlan, ask, learning_rate, losses_of, plan_step, strata
+from training.step import StepPlan, ask, learning_rate, losses_of, strata
 
 PROGRESS = "work/progress.json"
 STOP = "work/stop"
@@ -59,19 +59,8 @@ class Training:
         self.schedule = Schedule(self.variant.snr_shift)
         self.clips = fitting_clips(recipe, dataset)
         self.reader = ClipReader(dataset, self.clips)
-        self._numbers = [stage_clips(stage, self.clips) for stage in recipe.stages]
-        self._orders = [self._order(index) for index in range(len(recipe.stages))]
+        self.order = Order(recipe, self.clips)
         self._build()
-
-    def _order(self, index: int) -> PackOrder:
-        stage = self.recipe.stages[index]
-        return PackOrder(
-            lengths=tuple(self.clips[number].num_tokens for number in self._numbers[index]),
-            budget=stage.tokens_per_pack,
-            seed=self.recipe.seed * 1009 + index,
-            packs_per_step=stage.packs_per_step,
-            width=self.variant.denoiser.width,
-        )
 
     def _build(self) -> None:
         """The engine and the average, from the newest complete checkpoint where there is one."""
@@ -86,21 +75,6 @@ class Training:
             denoiser.load_state_dict({name: read(f"value/{name}") for name in denoiser.state_dict()})
             self.engine = parallelize(denoiser, engine=recipe.engine, optimizer=recipe.optimizer)
             self.average = Average(self.engine.put_in(read, step=found.step))
-
-    def plan(self, step: int) -> StepPlan:
-        """The global step numbered `step` (from 0): the same on every worker."""
-        stage, inside = self.recipe.stage_at(step)
-        numbers = self._numbers[stage]
-        packs = [tuple(numbers[i] for i in pack) for pack in self._orders[stage].step(inside)]
-        return plan_step(
-            step,
-            packs,
-            self.clips,
-            seed=self.recipe.seed,
-            text_dropout=self.recipe.text_dropout,
-            captions=self.recipe.captions,
-            weighting=self.recipe.weighting,
-        )
 
     def read(self, plan: StepPlan) -> list[list[EncodedClip]]:
         """The clips of this worker's packs of a step."""
@@ -229,7 +203,7 @@ def _read_ahead(pool: ThreadPoolExecutor, training: Training, step: int) -> Futu
         return None
 
     def fetch() -> tuple[StepPlan, list[list[EncodedClip]]]:
-        plan = training.plan(step)
+        plan = training.order.step(step)
         return plan, training.read(plan)
 
     return pool.submit(fetch)

@@ -1,0 +1,45 @@
+"""A recipe and the clips of a dataset become the global steps: what every worker knows without communication."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from groundwork.latents import IndexedClip
+from training.fit import stage_clips, variant_of
+from training.packs import PackOrder
+from training.recipe import TrainRecipe
+from training.step import StepPlan, plan_step
+
+
+class Order:
+    """The steps of a run by number, whoever asks: a pure function of recipe and clips."""
+
+    def __init__(self, recipe: TrainRecipe, clips: Sequence[IndexedClip]) -> None:
+        self._recipe, self._clips = recipe, clips
+        self._width = variant_of(recipe).denoiser.width
+        self._numbers = [stage_clips(stage, tuple(clips)) for stage in recipe.stages]
+        self._packs = [self._order(index) for index in range(len(recipe.stages))]
+
+    def step(self, step: int) -> StepPlan:
+        """The global step numbered `step` (from 0). Raises ValueError past the schedule."""
+        stage, inside = self._recipe.stage_at(step)
+        numbers = self._numbers[stage]
+        return plan_step(
+            step,
+            [tuple(numbers[index] for index in pack) for pack in self._packs[stage].step(inside)],
+            self._clips,
+            seed=self._recipe.seed,
+            text_dropout=self._recipe.text_dropout,
+            captions=self._recipe.captions,
+            weighting=self._recipe.weighting,
+        )
+
+    def _order(self, index: int) -> PackOrder:
+        stage = self._recipe.stages[index]
+        return PackOrder(
+            lengths=tuple(self._clips[number].num_tokens for number in self._numbers[index]),
+            budget=stage.tokens_per_pack,
+            seed=self._recipe.seed * 1009 + index,
+            packs_per_step=stage.packs_per_step,
+            width=self._width,
+        )
