@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fnmatch import fnmatchcase
 from typing import Any
 
 from cogvideox.denoiser.patches import check_latent
@@ -12,6 +13,7 @@ from groundwork.errors import InputError, RecipeError, WeightsError
 from groundwork.latents import IndexedClip, read_index, read_manifest
 from groundwork.storage import Storage, open_storage
 from training.recipe import Stage, TrainRecipe
+from training.stages import Scores, is_image, read_scores, stage_clips
 
 
 def variant_of(recipe: TrainRecipe) -> Variant:
@@ -37,14 +39,10 @@ def fitting_clips(recipe: TrainRecipe, dataset: Storage) -> tuple[IndexedClip, .
         raise InputError(f"{dataset.uri} holds no encoded clips.", "Did the rules reject everything? See its report.")
     for clip in clips:
         _check_clip(clip, variant=variant, uri=dataset.uri)
+    scores = read_scores(dataset, recipe, clips)
     for stage in recipe.stages:
-        _check_stage(stage, clips)
+        _check_stage(stage, clips, scores)
     return clips
-
-
-def stage_clips(stage: Stage, clips: tuple[IndexedClip, ...]) -> tuple[int, ...]:
-    """Numbers of the clips that a stage trains on."""
-    return tuple(number for number, clip in enumerate(clips) if not stage.buckets or clip.bucket in stage.buckets)
 
 
 def _check_models(manifest: dict[str, Any], *, recipe: TrainRecipe, variant: Variant, uri: str) -> None:
@@ -107,14 +105,19 @@ def _check_clip(clip: IndexedClip, *, variant: Variant, uri: str) -> None:
         )
 
 
-def _check_stage(stage: Stage, clips: tuple[IndexedClip, ...]) -> None:
-    chosen = [clips[number] for number in stage_clips(stage, clips)]
+def _check_stage(stage: Stage, clips: tuple[IndexedClip, ...], scores: Scores) -> None:
     known = sorted({clip.bucket for clip in clips})
-    unknown = [bucket for bucket in stage.buckets if bucket not in known]
+    unknown = [name for name in stage.buckets if not any(fnmatchcase(bucket, name) for bucket in known)]
     if unknown:
         raise RecipeError(
             f"stage {stage.name!r}: the dataset has no bucket {', '.join(unknown)}.", f"It has: {', '.join(known)}."
         )
+    chosen = [clips[number] for number in stage_clips(stage, clips, scores)]
+    if not chosen:
+        hint = "Loosen its bounds (where, best, images), or look at the scores in the dataset's report."
+        raise RecipeError(f"stage {stage.name!r}: no clip of the dataset is within its bounds.", hint)
+    if stage.images and not any(is_image(clip) for clip in chosen):
+        raise RecipeError(f"stage {stage.name!r}: images is {stage.images:g}, but it has no image to train on.")
     longest = max(chosen, key=lambda clip: clip.num_tokens)
     if longest.num_tokens > stage.tokens_per_pack:
         raise RecipeError(

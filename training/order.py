@@ -5,19 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from groundwork.latents import IndexedClip
-from training.fit import stage_clips, variant_of
+from training.fit import variant_of
 from training.packs import PackOrder
 from training.recipe import TrainRecipe
+from training.stages import Scores, is_image, stage_clips
 from training.step import StepPlan, plan_step
 
 
 class Order:
-    """The steps of a run by number, whoever asks: a pure function of recipe and clips."""
+    """The steps of a run by number, whoever asks: a pure function of recipe, clips and their scores (`read_scores`)."""
 
-    def __init__(self, recipe: TrainRecipe, clips: Sequence[IndexedClip]) -> None:
+    def __init__(self, recipe: TrainRecipe, clips: Sequence[IndexedClip], scores: Scores) -> None:
         self._recipe, self._clips = recipe, clips
         self._width = variant_of(recipe).denoiser.width
-        self._numbers = [stage_clips(stage, tuple(clips)) for stage in recipe.stages]
+        self._numbers = [stage_clips(stage, clips, scores) for stage in recipe.stages]
         self._packs = [self._order(index) for index in range(len(recipe.stages))]
 
     def step(self, step: int) -> StepPlan:
@@ -35,11 +36,13 @@ class Order:
         )
 
     def _order(self, index: int) -> PackOrder:
-        stage = self._recipe.stages[index]
+        stage, clips = self._recipe.stages[index], [self._clips[number] for number in self._numbers[index]]
         return PackOrder(
-            lengths=tuple(self._clips[number].num_tokens for number in self._numbers[index]),
+            lengths=tuple(clip.num_tokens for clip in clips),
             budget=stage.tokens_per_pack,
             seed=self._recipe.seed * 1009 + index,
             packs_per_step=stage.packs_per_step,
             width=self._width,
+            images=tuple(is_image(clip) for clip in clips),
+            image_share=stage.images,
         )

@@ -124,6 +124,10 @@ class PackOrder:
     seed: int
     packs_per_step: int
     width: int
+    images: tuple[bool, ...] = ()
+    """Which of the clips are images; read only with `image_share`."""
+    image_share: float | None = None
+    """Share of the clips of a pass that are images; None: every clip once."""
     _starts: list[int] = field(default_factory=lambda: [0], repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -148,11 +152,50 @@ class PackOrder:
         return next(epoch for epoch in range(len(self._starts) - 2, -1, -1) if self._starts[epoch] <= pack)
 
     def _epoch(self, epoch: int) -> tuple[Pack, ...]:
-        return _cached_epoch(self.lengths, self.budget, self.seed, epoch, self.packs_per_step, self.width)
+        return _cached_epoch(
+            self.lengths, self.images, self.image_share, self.budget, self.seed, epoch, self.packs_per_step, self.width
+        )
+
+
+def pass_clips(images: Sequence[bool], *, image_share: float, seed: int, epoch: int) -> list[int]:
+    """The clips of one pass: every film once, and images until they are `image_share` of all.
+
+    Images come from a shuffled row of their own that goes on from pass to pass: each is seen as often as any other,
+    whether a pass needs fewer of them than there are, or more. Without films (or images) it is every clip once.
+    """
+    stills, films = ([number for number, image in enumerate(images) if image == wanted] for wanted in (True, False))
+    if not stills or not films or not 0 < image_share < 1:
+        return list(range(len(images)))
+    count = max(1, round(len(films) * image_share / (1 - image_share)))
+    chosen: list[int] = []
+    for place in range(epoch * count // len(stills), ((epoch + 1) * count - 1) // len(stills) + 1):
+        row = list(stills)
+        random.Random(f"{seed}/images/{place}").shuffle(row)
+        first = place * len(stills)
+        chosen += row[max(0, epoch * count - first) : (epoch + 1) * count - first]
+    return films + chosen
 
 
 @lru_cache(maxsize=4)
 def _cached_epoch(
-    lengths: tuple[int, ...], budget: int, seed: int, epoch: int, packs_per_step: int, width: int
+    lengths: tuple[int, ...],
+    images: tuple[bool, ...],
+    image_share: float | None,
+    budget: int,
+    seed: int,
+    epoch: int,
+    packs_per_step: int,
+    width: int,
 ) -> tuple[Pack, ...]:
-    return epoch_packs(lengths, budget=budget, seed=seed, epoch=epoch, packs_per_step=packs_per_step, width=width)
+    clips: Sequence[int] = range(len(lengths))
+    if image_share is not None:
+        clips = pass_clips(images, image_share=image_share, seed=seed, epoch=epoch)
+    packs = epoch_packs(
+        tuple(lengths[clip] for clip in clips),
+        budget=budget,
+        seed=seed,
+        epoch=epoch,
+        packs_per_step=packs_per_step,
+        width=width,
+    )
+    return packs if image_share is None else tuple(tuple(clips[place] for place in pack) for pack in packs)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -15,8 +15,23 @@ MACHINE_FIELDS = ("workers", "checkpoints", "samples")
 """Fields that say where a run runs and what it shows, not what it learns: they may change when it is resumed."""
 
 
+class ScoreBound(FrozenModel):
+    """What a stored score must be."""
+
+    at_least: float | None = None
+    at_most: float | None = None
+
+    @model_validator(mode="after")
+    def _bounds_something(self) -> ScoreBound:
+        if self.at_least is None and self.at_most is None:
+            raise ValueError("give at_least, at_most or both")
+        if self.at_least is not None and self.at_most is not None and self.at_least > self.at_most:
+            raise ValueError("at_least must not exceed at_most")
+        return self
+
+
 class Stage(FrozenModel):
-    """A stretch of steps with its own sizes, budget and learning rate; stages follow each other."""
+    """A stretch of steps with its own clips, budget and learning rate; stages follow each other."""
 
     name: str = "all"
     steps: int = Field(gt=0)
@@ -29,7 +44,13 @@ class Stage(FrozenModel):
     """Where the half cosine ends."""
     warmup_steps: int = Field(default=0, ge=0)
     buckets: tuple[str, ...] = ()
-    """Folders below `latents/` to train on, e.g. 17x96x144; empty: all."""
+    """Folders below `latents/` to train on, e.g. 17x96x144, or patterns of them, e.g. *x480x*; empty: all."""
+    where: dict[str, ScoreBound] = Field(default_factory=dict)
+    """Bounds of stored scores (columns of the dataset's `signals/`): a clip outside one of them is left out."""
+    best: dict[str, Annotated[float, Field(gt=0, le=1)]] = Field(default_factory=dict)
+    """Shares by stored score, e.g. {aesthetic_score: 0.2}: only the best fifth of the clips that the rest leaves."""
+    images: float | None = Field(default=None, ge=0, le=1)
+    """Share of images among the clips of a pass; films are seen once in it. None: every clip once, whatever it is."""
 
     @model_validator(mode="after")
     def _rates_in_order(self) -> Stage:
@@ -47,6 +68,8 @@ class OptimizerSettings(FrozenModel):
     weight_decay: float = Field(default=1e-4, ge=0)
     gradient_clip: float = Field(default=1.0, gt=0)
     """Largest norm of the gradient over all parameters."""
+    gradient_guard: float | None = Field(default=None, gt=0)
+    """A gradient whose norm is so many standard deviations above the recent mean is scaled down to there: e.g. 3."""
 
 
 class EngineSettings(FrozenModel):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,17 +17,19 @@ from cogvideox.denoiser import Denoiser
 from cogvideox.schedule import Schedule
 from cogvideox.weights import load_denoiser
 from groundwork.config import recipe_hash
-from groundwork.errors import StorageError
+from groundwork.errors import RunError, StorageError
 from groundwork.storage import Storage, open_storage
 from groundwork.telemetry import get_logger
 from training import checkpoint
 from training.clips import ClipReader, EncodedClip
 from training.ema import Average, decay_at
 from training.fit import fitting_clips, variant_of
+from training.guard import GradientGuard
 from training.metrics import Curves, StepMetrics, read_metrics, write_metrics
 from training.order import Order
 from training.parallelize import parallelize, velocities
 from training.recipe import TrainRecipe
+from training.stages import read_scores
 from training.step import StepPlan, ask, learning_rate, losses_of, strata
 
 PROGRESS = "work/progress.json"
@@ -59,7 +62,7 @@ class Training:
         self.schedule = Schedule(self.variant.snr_shift)
         self.clips = fitting_clips(recipe, dataset)
         self.reader = ClipReader(dataset, self.clips)
-        self.order = Order(recipe, self.clips)
+        self.order = Order(recipe, self.clips, read_scores(dataset, recipe, self.clips))
         self._build()
 
     def _build(self) -> None:
@@ -67,10 +70,13 @@ class Training:
         recipe, found = self.recipe, checkpoint.newest_complete(self.run)
         denoiser = initial_denoiser(recipe).train()
         self.step, self.stopped = found.step if found else 0, False
+        self.guard = GradientGuard(recipe.optimizer.gradient_clip, recipe.optimizer.gradient_guard)
         if found is None:
             self.engine = parallelize(denoiser, engine=recipe.engine, optimizer=recipe.optimizer)
             self.average = Average(self.engine.local_values())
             return
+        if "guard" in found.facts:
+            self.guard.put_in(found.facts["guard"])
         with checkpoint.opened(self.run, found) as read:
             denoiser.load_state_dict({name: read(f"value/{name}") for name in denoiser.state_dict()})
             self.engine = parallelize(denoiser, engine=recipe.engine, optimizer=recipe.optimizer)
@@ -98,7 +104,7 @@ class Training:
             if question.weights.any():
                 losses[first : first + len(draws)] = errors.detach()
         rate = learning_rate(stage, inside)
-        norm = self.engine.update(rate)
+        norm = self._update(rate)
         self.average.update(self.engine.local_values(), decay=decay_at(plan.step, self.recipe.ema_decay))
         losses[-1] = float(stop)
         dist.all_reduce(losses)  # each place has one contributor: exact, in any order
@@ -119,6 +125,23 @@ class Training:
             stratum_clips=counts,
         )
 
+    def _update(self, rate: float) -> float:
+        """The engine's update within the guard's bound; returns the norm before scaling."""
+        bound = self.guard.bound
+        norm = self.engine.update(rate, gradient_clip=bound)
+        if not math.isfinite(norm):
+            hint = "Lower the learning rate, or set optimizer.gradient_guard, and go on from the last checkpoint."
+            raise RunError(f"Step {self.step + 1}: the gradient is not finite (norm {norm}).", hint)
+        if self.rank == 0 and norm > bound and bound < self.guard.clip:
+            get_logger("train").warning(
+                "step %d: the gradient's norm of %.3g leaps out of the recent ones: scaled to %.3g",
+                self.step + 1,
+                norm,
+                bound,
+            )
+        self.guard.add(norm)
+        return norm
+
     def save(self, rows: list[StepMetrics] | None) -> None:
         """A durable checkpoint: every worker's part, then (worker 0) the metrics and the marker, then a barrier.
 
@@ -135,9 +158,8 @@ class Training:
         if rows is not None:
             try:
                 write_metrics(self.run, rows)
-                checkpoint.mark_complete(
-                    self.run, parts, step=self.step, facts={"recipe_hash": recipe_hash(self.recipe)}
-                )
+                facts = {"recipe_hash": recipe_hash(self.recipe), "guard": self.guard.state()}
+                checkpoint.mark_complete(self.run, parts, step=self.step, facts=facts)
                 checkpoint.prune(self.run, keep=self.recipe.checkpoints.keep, newest=self.step)
             except StorageError as error:
                 problem = str(error)

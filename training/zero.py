@@ -66,8 +66,9 @@ class ZeroEngine:
         if not last:
             self._engine.step()
 
-    def update(self, learning_rate: float) -> float:
-        """One optimiser step; returns the norm of the gradient before clipping."""
+    def update(self, learning_rate: float, *, gradient_clip: float) -> float:
+        """One optimiser step with a gradient of at most that norm; returns the norm before clipping."""
+        self._engine.optimizer.clip_grad = gradient_clip
         for group in self._engine.optimizer.param_groups:
             group["lr"] = learning_rate
         self._engine.step()

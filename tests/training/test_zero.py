@@ -124,12 +124,21 @@ def final_state(run: Storage) -> dict[str, torch.Tensor]:
         }
 
 
+def guard_of(run: Storage) -> dict[str, float]:
+    """What the gradient guard has learnt: part of the checkpoint."""
+    found = checkpoint.newest_complete(run)
+    assert found is not None
+    return dict(found.facts["guard"])
+
+
 @pytest.mark.parametrize(("resumed", "undisturbed"), [("resumed", "undisturbed"), ("zero-3-resumed", "zero-3")])
 def test_a_resumed_training_equals_an_undisturbed_one_bit_for_bit(
     runs: Callable[[str], Storage], resumed: str, undisturbed: str
 ) -> None:
     assert losses(runs(resumed)) == losses(runs(undisturbed))
     assert len(losses(runs(resumed))) == 12
+    assert guard_of(runs(resumed)) == guard_of(runs(undisturbed))
+    assert guard_of(runs(resumed))["updates"] == 12
     one, other = final_state(runs(resumed)), final_state(runs(undisturbed))
     assert all(torch.equal(one[name], other[name]) for name in one)
 
