@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from groundwork.commands import Command, Options, RayOptions, Recipes, leave, not_built, report_error, run_command_line
+from groundwork.commands import Command, Options, RayOptions, Recipes, leave, report_error, run_command_line
 from groundwork.config import find_recipe, shipped_recipes
 from groundwork.errors import UsageError
 from training.recipe import RECIPES, TrainRecipe
@@ -28,6 +28,34 @@ class AutoencoderOptions(Options):
 
     out: str = ""
     """Run folder on this machine. Default: runs/autoencoder."""
+
+
+class PlanOptions(Options):
+    """For what it is planned."""
+
+    dataset: str = ""
+    """Dataset folder or URI: its clips are packed. Empty: each clip is taken to fill a row."""
+    device: str = "h100"
+    """a100-40, a100, h100, h200, b200; here: this machine, by one measured step."""
+    run: str = ""
+    """Run folder or URI whose steps, made on such devices, say what share of the peak is reached."""
+    efficiency: float | None = None
+    """Share of the device's peak that work reaches, 0 to 1. Default: 0.40, or what `--run` reached."""
+    price_per_hour: float | None = None
+    """Of one device, in any currency. Default: a list price in US dollars."""
+    link_gbytes_per_second: float | None = None
+    """Between two workers, in one direction. Default: 50, a card of 400 Gbit/s each."""
+    memory_gib: float | None = None
+    """Of one device. Default: that of the device named."""
+
+
+class ExplainOptions(Options):
+    """Which step."""
+
+    dataset: str = ""
+    """Dataset folder or URI, as the curation writes it."""
+    step: int = 1
+    """Counted from 1, as in metrics."""
 
 
 class ReportOptions(Options):
@@ -75,6 +103,55 @@ def _run_autoencoder(options: AutoencoderOptions, recipe: Any) -> dict[str, Any]
     return {"run": str(out), "weights": str(weights)}
 
 
+def _plan(options: PlanOptions, recipe: TrainRecipe) -> dict[str, Any]:
+    from training.devices import chosen_device
+    from training.plan import plan
+
+    order = _clips_of(options.dataset, recipe)[2] if options.dataset else None
+    clips = [order.clips_of(stage) for stage in range(len(recipe.stages))] if order else ()
+    changes = {
+        "utilization": options.efficiency,
+        "price_per_hour": options.price_per_hour,
+        "link_bytes_per_second": options.link_gbytes_per_second and 1e9 * options.link_gbytes_per_second,
+        "memory_gib": options.memory_gib,
+    }
+    return plan(recipe, chosen_device(options.device, recipe, run=options.run, changes=changes), clips=clips).to_json()
+
+
+def _plan_text(made: dict[str, Any]) -> str:
+    from training.plan import text
+
+    return text(made)
+
+
+def _explain(options: ExplainOptions, recipe: TrainRecipe) -> dict[str, Any]:
+    if not options.dataset:
+        raise UsageError("No dataset is given.", "Name the folder that the curation wrote: --dataset URI")
+    from training.explain import explain
+
+    clips, scores, _ = _clips_of(options.dataset, recipe)
+    return explain(recipe, clips, scores, step=options.step)
+
+
+def _clips_of(dataset: str, recipe: TrainRecipe) -> tuple[Any, Any, Any]:
+    """The dataset's clips, checked; their scores, as far as the recipe asks for them; and the order of steps."""
+    from groundwork.storage import open_storage
+    from training.fit import fitting_clips
+    from training.order import Order
+    from training.stages import read_scores
+
+    data = open_storage(dataset)
+    clips = fitting_clips(recipe, data)
+    scores = read_scores(data, recipe, clips)
+    return clips, scores, Order(recipe, clips, scores)
+
+
+def _explain_text(made: dict[str, Any]) -> str:
+    from training.explain import text
+
+    return text(made)
+
+
 def _report(options: ReportOptions) -> dict[str, str]:
     if not options.run:
         raise UsageError("No run is given.", "report RUN")
@@ -93,7 +170,22 @@ COMMANDS = (
     Command("run", _RUN_SUMMARY, RunOptions, _run, recipes=Recipes(TrainRecipe, RECIPES), text=_run_text),
     Command("report", "write RUN/report/index.html again", ReportOptions, _report, text=lambda made: made["report"]),
     Command("recipes", "list the shipped recipes", Options, _recipes, text="\n".join),
-    not_built("plan", "memory, tokens per step, fill, time and cost before anything starts"),
+    Command(
+        "plan",
+        "memory, tokens per step, fill, time and cost before anything starts",
+        PlanOptions,
+        _plan,
+        recipes=Recipes(TrainRecipe, RECIPES),
+        text=_plan_text,
+    ),
+    Command(
+        "explain",
+        "what each worker will see in a step",
+        ExplainOptions,
+        _explain,
+        recipes=Recipes(TrainRecipe, RECIPES),
+        text=_explain_text,
+    ),
 )
 
 

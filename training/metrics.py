@@ -21,7 +21,8 @@ TENSORBOARD = "tensorboard"
 class StepMetrics:
     """What one optimiser step showed. `step` counts from 1; `loss` is the step's weighted mean over all clips.
 
-    `gradient_norm` is before clipping; `tokens` are text and video of all clips; the strata are tenths of the
+    `gradient_norm` is before clipping; `tokens` are text and video of all clips, `flops` what training on them takes
+    at least (three forward passes; recomputed layers count once); the strata are tenths of the
     timesteps, from nearly clean to pure noise, NaN where the step had none.
     """
 
@@ -33,6 +34,7 @@ class StepMetrics:
     seconds: float
     clips: int
     tokens: int
+    flops: float
     stratum_loss: list[float]
     stratum_clips: list[int]
 
@@ -46,6 +48,7 @@ class StepMetrics:
             ("seconds", pa.float32()),
             ("clips", pa.int32()),
             ("tokens", pa.int32()),
+            ("flops", pa.float64()),
             ("stratum_loss", pa.list_(pa.float32())),
             ("stratum_clips", pa.list_(pa.int32())),
         ]
@@ -65,6 +68,33 @@ def write_metrics(run: Storage, rows: Sequence[StepMetrics]) -> None:
     run.write_table(METRICS, to_table(rows, StepMetrics))
 
 
+_PEAKS = {"A100": 312e12, "H100": 989e12, "H200": 989e12, "B200": 2250e12, "A800": 312e12, "H800": 989e12}
+"""FLOP/s of dense bfloat16 products, by what a device's name contains."""
+_RECENT_STEPS = 20
+
+
+def peak_flops() -> float | None:
+    """Of this process's GPU; None where it is not known, and on CPUs."""
+    import torch
+
+    name = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
+    return next((peak for known, peak in _PEAKS.items() if known in name), None)
+
+
+def speed(rows: Sequence[StepMetrics], *, workers: int, price_per_hour: float) -> dict[str, str]:
+    """How fast the last steps were, in words: tokens and TFLOP per second of all workers, the share of the devices'
+    peak (MFU) where that is known, and what all steps cost so far where a price is given."""
+    recent = rows[-_RECENT_STEPS:]
+    seconds = sum(row.seconds for row in recent)
+    flops, peak = sum(row.flops for row in recent) / seconds, peak_flops()
+    said = {"tokens/s": f"{sum(row.tokens for row in recent) / seconds:.0f}", "TFLOP/s": f"{flops / 1e12:.3g}"}
+    if peak:
+        said["MFU"] = f"{flops / workers / peak:.1%}"
+    if price_per_hour:
+        said["cost"] = f"{sum(row.seconds for row in rows) / 3600 * workers * price_per_hour:.2f}"
+    return said
+
+
 class Curves:
     """TensorBoard event files, written as the run goes; a remote run gets them at every `save`."""
 
@@ -82,6 +112,7 @@ class Curves:
             "train/gradient_norm": row.gradient_norm,
             "train/learning_rate": row.learning_rate,
             "speed/tokens_per_second": row.tokens / row.seconds,
+            "speed/teraflops_per_second": row.flops / row.seconds / 1e12,
         }
         for stratum, (loss, clips) in enumerate(zip(row.stratum_loss, row.stratum_clips, strict=True)):
             if clips:

@@ -35,8 +35,12 @@ class Order:
             weighting=self._recipe.weighting,
         )
 
+    def clips_of(self, stage: int) -> list[IndexedClip]:
+        """The clips that the stage of this index trains on."""
+        return [self._clips[number] for number in self._numbers[stage]]
+
     def _order(self, index: int) -> PackOrder:
-        stage, clips = self._recipe.stages[index], [self._clips[number] for number in self._numbers[index]]
+        stage, clips = self._recipe.stages[index], self.clips_of(index)
         return PackOrder(
             lengths=tuple(clip.num_tokens for clip in clips),
             budget=stage.tokens_per_pack,

@@ -93,6 +93,8 @@ class WorkerSettings(FrozenModel):
     """Threads of each worker's arithmetic."""
     max_failures: int = Field(default=3, ge=0)
     """How many times the workers are started again after one of them died."""
+    price_per_hour: float = Field(default=0.0, ge=0)
+    """What a worker costs, in any currency: the run then shows what it has cost."""
     timeout_seconds: int = Field(default=300, gt=0)
     """A worker that waits for another longer than this gives up."""
 

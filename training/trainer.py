@@ -147,8 +147,8 @@ def _show_progress(ended: threading.Event, run: Storage, *, total: int, start: i
                 if run.exists(PROGRESS):
                     facts = run.read_json(PROGRESS)
                     if facts["step"] != shown:
-                        speed = f"{facts['steps_per_second']:.2f}"
-                        progress.update(facts["step"] - shown, loss=f"{facts['loss']:.4f}", steps_per_second=speed)
+                        said = {"loss": f"{facts['loss']:.4f}", "steps/s": f"{facts['steps_per_second']:.2f}"}
+                        progress.update(facts["step"] - shown, **said, **facts["speed"])
                     shown = facts["step"]
 
 

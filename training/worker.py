@@ -22,10 +22,11 @@ from groundwork.storage import Storage, open_storage
 from groundwork.telemetry import get_logger
 from training import checkpoint
 from training.clips import ClipReader, EncodedClip
+from training.costs import forward_flops
 from training.ema import Average, decay_at
 from training.fit import fitting_clips, variant_of
 from training.guard import GradientGuard
-from training.metrics import Curves, StepMetrics, read_metrics, write_metrics
+from training.metrics import Curves, StepMetrics, read_metrics, speed, write_metrics
 from training.order import Order
 from training.parallelize import parallelize, velocities
 from training.recipe import TrainRecipe
@@ -112,6 +113,7 @@ class Training:
         losses = losses[:-1]
         by_stratum, counts = strata(losses, torch.tensor([draw.timestep for draw in plan.draws]))
         weights = torch.tensor([draw.weight for draw in plan.draws], dtype=torch.float32)
+        lengths = [self.clips[draw.clip].num_tokens for draw in plan.draws]
         return StepMetrics(
             step=self.step,
             stage=stage.name,
@@ -120,7 +122,8 @@ class Training:
             gradient_norm=norm,
             seconds=time.perf_counter() - began,
             clips=len(plan.draws),
-            tokens=sum(self.clips[draw.clip].num_tokens for draw in plan.draws),
+            tokens=sum(lengths),
+            flops=3 * forward_flops(self.variant.denoiser, lengths),
             stratum_loss=by_stratum,
             stratum_clips=counts,
         )
@@ -238,6 +241,7 @@ class _Logs:
         self._run: Storage = training.run
         self._total, self._first, self._began = training.recipe.num_steps, training.step, time.monotonic()
         self._shown = 0.0
+        self._workers, self._price = training.world, training.recipe.workers.price_per_hour
         self.stop_requested = False
         self.rows = read_metrics(self._run, up_to_step=training.step)
         if len(self.rows) != training.step:
@@ -257,6 +261,7 @@ class _Logs:
             "first_step": self._first,
             "loss": sum(kept.loss for kept in self.rows[-20:]) / len(self.rows[-20:]),
             "steps_per_second": (row.step - self._first) / max(now - self._began, 1e-6),
+            "speed": speed(self.rows, workers=self._workers, price_per_hour=self._price),
         }
         with suppress(StorageError):  # a full disk is reported by the checkpoint
             self._run.write_json(PROGRESS, facts)

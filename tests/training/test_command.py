@@ -37,7 +37,8 @@ def test_the_recipe_chooses_what_is_trained(capsys: pytest.CaptureFixture[str]) 
         (["run", "tiny", "--dataset", "x"], "No recipe 'tiny'"),
         (["run"], "needs a RECIPE first"),
         (["report"], "No run is given"),
-        (["plan", "toy"], ""),
+        (["plan", "toy", "--device", "abacus"], "Devices: a100-40"),
+        (["explain", "toy"], "No dataset is given"),
         (["run", "toy", "--dataset", "x", "--ema-decay", "2"], "ema_decay"),
     ],
 )

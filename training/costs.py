@@ -1,0 +1,125 @@
+"""What a recipe costs, in FLOPs, bytes of memory and bytes between workers: counted, only a small layer is run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from cogvideox.denoiser import Denoiser, DenoiserConfig
+from cogvideox.denoiser.block import Block
+from cogvideox.denoiser.packing import Layout
+from cogvideox.denoiser.positions import Grid, identity_rope, rope_table
+from training.recipe import EngineSettings
+
+_BUCKET_VALUES = 2_000_000  # of a reduction, as the engine is told
+_RUNTIME_BYTES = 1 << 30  # context, kernels and libraries of a GPU process
+
+
+def forward_flops(config: DenoiserConfig, lengths: Sequence[int]) -> float:
+    """FLOPs of one answer for clips of so many tokens: 24 d² L + 4 d L² per layer and clip at width d, which exact
+    counting of the real network meets within a per cent; training takes three times as many."""
+    width = config.width
+    return float(config.num_layers * sum(24 * width**2 * length + 4 * width * length**2 for length in lengths))
+
+
+@lru_cache(maxsize=16)
+def parameter_counts(config: DenoiserConfig) -> tuple[int, int]:
+    """Parameters of the denoiser, and of one of its layers; counted on a network without values."""
+    with torch.device("meta"):
+        denoiser = Denoiser(config)
+    layer = sum(parameter.numel() for parameter in denoiser.blocks[0].parameters())
+    return sum(parameter.numel() for parameter in denoiser.parameters()), layer
+
+
+@lru_cache(maxsize=16)
+def layer_activation_bytes(config: DenoiserConfig, *, bfloat16: bool) -> float:
+    """Bytes per token and unit of width that a layer keeps for its backward pass: counted while a narrow layer of the
+    same kind runs on a few tokens."""
+    small, grid, cpu = replace(config, num_heads=2), Grid(3, 9, 7), torch.device("cpu")
+    layer, layout = Block(small), Layout((small.max_text_tokens,), (grid,))
+    count = layout.num_tokens
+    tokens = torch.zeros(count, small.width, requires_grad=True)
+    time = torch.zeros(1, small.time_width)
+    rope = None
+    if small.positions != "sincos":
+        parts = (identity_rope(small.max_text_tokens, small, device=cpu), rope_table(grid, small, device=cpu))
+        rope = torch.cat(parts)
+    kept: dict[int, Tensor] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    with (
+        torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor),
+        torch.autocast("cpu", torch.bfloat16, enabled=bfloat16),
+    ):
+        layer(tokens, time, layout=layout, rope=rope)
+    lengths = {count, *layout.segment_lengths}
+    mine = [tensor for tensor in kept.values() if lengths & set(tensor.shape)]
+    return float(sum(tensor.untyped_storage().nbytes() for tensor in mine)) / (count * small.width)
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes that one worker holds at its fullest, by what they are."""
+
+    weights: float
+    gradients: float
+    optimizer: float
+    average: float
+    gathered: float
+    """Parameters of others that a layer needs while it works, and copies in lower precision."""
+    buffers: float
+    activations: float
+    runtime: float
+
+    @property
+    def total(self) -> float:
+        """All together."""
+        return float(sum(vars(self).values()))
+
+    def parts(self) -> dict[str, float]:
+        """By name, in order."""
+        return dict(vars(self))
+
+
+def memory(config: DenoiserConfig, engine: EngineSettings, *, tokens: int, workers: int, on_gpu: bool) -> Memory:
+    """What a worker holds with a row of so many tokens. The engines keep weights, gradients, moments and the moving
+    average in float32, each sharded or whole; bfloat16 adds a copy of the weights in use."""
+    whole, layer = (4.0 * count for count in parameter_counts(config))
+    share = whole / workers
+    sharded = {"optimizer": True, "gradients": engine.zero_stage >= 2, "weights": engine.zero_stage == 3}
+    low = engine.precision == "bfloat16"
+    per_value = 2 if low else 4
+    return Memory(
+        weights=share if sharded["weights"] else whole,
+        gradients=share if sharded["gradients"] else whole,
+        optimizer=3 * share,  # the shard's own float32 values and both moments
+        average=share,
+        gathered=(2 * layer if sharded["weights"] else 0.0) + (whole / 2 if low else 0.0),
+        buffers=2 * 4.0 * _BUCKET_VALUES + (whole if sharded["gradients"] and workers == 1 else 0.0),
+        activations=_activations(config, engine, tokens=tokens, per_value=per_value),
+        runtime=float(_RUNTIME_BYTES if on_gpu else _RUNTIME_BYTES / 2),
+    )
+
+
+def _activations(config: DenoiserConfig, engine: EngineSettings, *, tokens: int, per_value: int) -> float:
+    one = layer_activation_bytes(config, bfloat16=per_value == 2) * tokens * config.width
+    if engine.activation_checkpointing:
+        return config.num_layers * tokens * config.width * per_value + one
+    return config.num_layers * one
+
+
+def bytes_sent(config: DenoiserConfig, engine: EngineSettings, *, workers: int, turns: int) -> float:
+    """Bytes that one worker sends in a step of so many packs of its own, by rings: gradients are summed at each pack
+    (stages 2 and 3) or once, parameters gathered once, or (stage 3) before and behind each pack."""
+    whole = 4.0 * parameter_counts(config)[0]
+    of_others = (workers - 1) / workers
+    reduced = turns if engine.zero_stage >= 2 else 1
+    gathered = 2 * turns if engine.zero_stage == 3 else 1
+    return whole * of_others * (reduced + gathered)
