@@ -1,6 +1,6 @@
 """A plain denoiser becomes one that trains on many workers; the network itself does not know.
 
-In order: activation checkpointing, then ZeRO. Each is one function here, and each is a choice of the recipe.
+In order: activation checkpointing, then the engine. Each is one function here, and each is a choice of the recipe.
 """
 
 from __future__ import annotations
@@ -8,13 +8,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch.distributed as dist
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from cogvideox.denoiser import Denoiser, PackedBatch
 from cogvideox.denoiser.block import Block
+from groundwork.errors import RecipeError
+from training.engines import Engine
+from training.engines.ddp import DdpEngine
+from training.engines.fsdp import FsdpEngine
+from training.engines.zero import ZeroEngine
 from training.recipe import EngineSettings, OptimizerSettings
-from training.zero import ZeroEngine
 
 
 class PackedDenoiser(nn.Module):
@@ -39,10 +44,24 @@ def velocities(values: Float[Tensor, " values"], shapes: Sequence[torch.Size]) -
     return [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
 
 
-def parallelize(denoiser: Denoiser, *, engine: EngineSettings, optimizer: OptimizerSettings) -> ZeroEngine:
-    """Everything that the recipe asks for, in order. Call it on every worker of an initialised process group."""
+def parallelize(denoiser: Denoiser, *, engine: EngineSettings, optimizer: OptimizerSettings) -> Engine:
+    """Everything that the recipe asks for, in order. Call it on every worker of an initialised process group.
+
+    Raises RecipeError where the number of workers does not fit.
+    """
+    check_workers(engine, dist.get_world_size())
     apply_activation_checkpointing(denoiser, enabled=engine.activation_checkpointing)
-    return apply_zero(denoiser, engine=engine, optimizer=optimizer)
+    return apply_engine(denoiser, engine=engine, optimizer=optimizer)
+
+
+def check_workers(engine: EngineSettings, count: int) -> None:
+    """Raises RecipeError that lists what is allowed where `count` workers cannot be grouped as the recipe says."""
+    if count % engine.replicas:
+        allowed = ", ".join(str(n) for n in range(1, count + 1) if count % n == 0)
+        raise RecipeError(
+            f"engine.replicas is {engine.replicas}: {count} workers do not form as many equal groups.",
+            f"Allowed with {count} workers: {allowed}.",
+        )
 
 
 def apply_activation_checkpointing(denoiser: Denoiser, *, enabled: bool) -> None:
@@ -50,16 +69,20 @@ def apply_activation_checkpointing(denoiser: Denoiser, *, enabled: bool) -> None
     denoiser.activation_checkpointing = enabled
 
 
-def apply_zero(denoiser: Denoiser, *, engine: EngineSettings, optimizer: OptimizerSettings) -> ZeroEngine:
-    """Optimiser states (1), gradients (2) and parameters (3) sharded over the workers."""
+def apply_engine(denoiser: Denoiser, *, engine: EngineSettings, optimizer: OptimizerSettings) -> Engine:
+    """The network's state and the gradients' sum, spread over the workers."""
+    module, prefix, autocast = PackedDenoiser(denoiser), "denoiser.", engine.precision == "bfloat16"
+    if engine.kind == "ddp":
+        return DdpEngine(module, prefix=prefix, autocast=autocast, optimizer=optimizer)
+    if engine.kind == "fsdp":
+        replicas, whole = engine.replicas, (Block,)
+        return FsdpEngine(module, prefix=prefix, whole=whole, replicas=replicas, autocast=autocast, optimizer=optimizer)
     return ZeroEngine(
-        PackedDenoiser(denoiser),
-        prefix="denoiser.",
-        stage=engine.zero_stage,
+        module,
+        prefix=prefix,
+        stage=int(engine.kind.removeprefix("zero-")),
         whole=(Block,),
-        autocast=engine.precision == "bfloat16",
-        betas=(optimizer.beta1, optimizer.beta2),
-        eps=optimizer.eps,
-        weight_decay=optimizer.weight_decay,
-        gradient_clip=optimizer.gradient_clip,
+        offload=engine.offload,
+        autocast=autocast,
+        optimizer=optimizer,
     )

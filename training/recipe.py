@@ -11,7 +11,10 @@ from groundwork.config import FrozenModel
 
 RECIPES = Path(__file__).parent / "recipes"
 
-MACHINE_FIELDS = ("workers", "checkpoints", "samples")
+MACHINE_FIELDS = (
+    *("workers", "checkpoints", "samples"),
+    *("engine.kind", "engine.replicas", "engine.offload", "engine.activation_checkpointing"),
+)
 """Fields that say where a run runs and what it shows, not what it learns: they may change when it is resumed."""
 
 
@@ -73,14 +76,28 @@ class OptimizerSettings(FrozenModel):
 
 
 class EngineSettings(FrozenModel):
-    """How the network is spread over workers (DeepSpeed ZeRO) and computed."""
+    """How the network is spread over workers, and how it is computed."""
 
-    zero_stage: Literal[1, 2, 3] = 2
-    """1 shards optimiser states, 2 gradients as well, 3 the parameters too."""
+    kind: Literal["ddp", "zero-1", "zero-2", "zero-3", "fsdp"] = "zero-2"
+    """ddp: all whole on every worker. DeepSpeed ZeRO shards optimiser states (1), gradients too (2), parameters too
+    (3). fsdp: torch's FSDP2, which shards all three. All give the same training; a run may change it when it goes on.
+    """
+    replicas: int = Field(default=1, gt=0)
+    """fsdp: equal groups of workers that each hold everything once, and shard it inside the group (HSDP)."""
+    offload: bool = False
+    """zero: optimiser states in the memory of the host, and the update there."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """bfloat16: products in bfloat16, weights and optimiser in float32."""
     activation_checkpointing: bool = False
     """Recompute layers in the backward pass: less memory, a third more time."""
+
+    @model_validator(mode="after")
+    def _options_of_the_kind(self) -> EngineSettings:
+        if self.replicas > 1 and self.kind != "fsdp":
+            raise ValueError(f"replicas is an option of the engine fsdp, not of {self.kind}")
+        if self.offload and not self.kind.startswith("zero"):
+            raise ValueError(f"offload is an option of the engines zero-1, zero-2 and zero-3, not of {self.kind}")
+        return self
 
 
 class WorkerSettings(FrozenModel):

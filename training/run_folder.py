@@ -15,7 +15,7 @@ CONFIG, SUMMARY, SAMPLES = "config.json", "summary.json", "samples"
 def open_run(run: Storage, recipe: TrainRecipe, *, dataset: str, dataset_hash: str) -> None:
     """Write config.json, or check that the run that stands there is the same one.
 
-    `workers`, `checkpoints` and `samples` may change. Raises RecipeError that names every field that must not.
+    What `MACHINE_FIELDS` lists may change. Raises RecipeError that names every field that must not.
     """
     config: dict[str, Any] = {
         "recipe": recipe.model_dump(mode="json"),
@@ -41,8 +41,12 @@ def changed_fields(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     return [
         f"{path}: {old.get(path, 'unset')} → {new.get(path, 'unset')}"
         for path in sorted(old.keys() | new.keys())
-        if old.get(path) != new.get(path) and path.split(".")[0] not in MACHINE_FIELDS
+        if old.get(path) != new.get(path) and not _is_of_the_machine(path)
     ]
+
+
+def _is_of_the_machine(path: str) -> bool:
+    return any(path == field or path.startswith(f"{field}.") for field in MACHINE_FIELDS)
 
 
 def _flat(value: Any, path: str = "") -> dict[str, Any]:

@@ -116,6 +116,11 @@ class Question:
     targets: tuple[Float[Tensor, "c t h w"], ...]
     weights: Float[Tensor, " clips"]
 
+    def to(self, device: torch.device) -> Question:
+        """The same question elsewhere."""
+        targets = tuple(target.to(device) for target in self.targets)
+        return Question(self.batch.to(device), targets, self.weights.to(device))
+
 
 def ask(draws: Sequence[Draw], encoded: Sequence[EncodedClip], *, seed: int, step: int, schedule: Schedule) -> Question:
     """Noisy float32 latents, their timesteps and (perhaps dropped) texts, with the velocity targets."""

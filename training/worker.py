@@ -95,10 +95,11 @@ class Training:
         """
         began = time.perf_counter()
         stage, inside = self.recipe.stages[self.recipe.stage_at(plan.step)[0]], self.recipe.stage_at(plan.step)[1]
-        losses = torch.zeros(len(plan.draws) + 1)  # the last place: worker 0 was asked to stop
+        device = self.engine.device
+        losses = torch.zeros(len(plan.draws) + 1, device=device)  # the last place: worker 0 was asked to stop
         share = plan.share(self.rank, self.world)
         for turn, ((first, draws), clips) in enumerate(zip(share, encoded, strict=True), start=1):
-            question = ask(draws, clips, seed=self.recipe.seed, step=plan.step, schedule=self.schedule)
+            question = ask(draws, clips, seed=self.recipe.seed, step=plan.step, schedule=self.schedule).to(device)
             answer = velocities(self.engine(question.batch), [target.shape for target in question.targets])
             errors = losses_of(question, answer)
             self.engine.backward((question.weights * errors).sum(), last=turn == len(share))
@@ -110,7 +111,7 @@ class Training:
         losses[-1] = float(stop)
         dist.all_reduce(losses)  # each place has one contributor: exact, in any order
         self.step, self.stopped = plan.step + 1, bool(losses[-1])
-        losses = losses[:-1]
+        losses = losses[:-1].cpu()
         by_stratum, counts = strata(losses, torch.tensor([draw.timestep for draw in plan.draws]))
         weights = torch.tensor([draw.weight for draw in plan.draws], dtype=torch.float32)
         lengths = [self.clips[draw.clip].num_tokens for draw in plan.draws]

@@ -24,7 +24,7 @@ def test_shipped_recipes_are_listed_and_valid(capsys: pytest.CaptureFixture[str]
 def test_the_recipe_chooses_what_is_trained(capsys: pytest.CaptureFixture[str]) -> None:
     assert recipe_kind("toy") == "denoiser"
     assert recipe_kind("toy-autoencoder") == "autoencoder"
-    for recipe, field in (("toy", "--engine.zero-stage"), ("toy-autoencoder", "--kl-weight")):
+    for recipe, field in (("toy", "--engine.kind"), ("toy-autoencoder", "--kl-weight")):
         with pytest.raises(SystemExit):
             main(["run", recipe, "--help"])
         assert field in capsys.readouterr().out

@@ -22,6 +22,8 @@ from training.metrics import StepMetrics, read_metrics
 from training.recipe import TrainRecipe
 
 Make = Callable[..., TrainRecipe]
+ENGINES = ("zero-1", "zero-3", "offload", "ddp", "fsdp", "hsdp")
+"""Beside ZeRO-2, the default."""
 
 
 @dataclass(frozen=True)
@@ -83,8 +85,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory, dataset: Path, recipe_with: M
         recipe = recipe_with(**changes).model_dump_json()
         return Start(recipe, str(dataset), str(folder / name), stop_after, full_disk)
 
-    third = {"engine": {"zero_stage": 3}}
-    coarse = {"engine": {"precision": "bfloat16", "activation_checkpointing": True}}
+    third, shards = {"engine": {"kind": "zero-3"}}, {"engine": {"kind": "fsdp"}}
+    coarse = {"precision": "bfloat16", "activation_checkpointing": True}
     spawn(
         2,
         [
@@ -92,15 +94,26 @@ def runs(tmp_path_factory: pytest.TempPathFactory, dataset: Path, recipe_with: M
             start("resumed", stop_after=8),
             start("resumed"),
             start("shrinking", stop_after=4),
-            start("zero-1", engine={"zero_stage": 1}),
+            start("zero-1", engine={"kind": "zero-1"}),
             start("zero-3", **third),
             start("zero-3-resumed", stop_after=8, **third),
             start("zero-3-resumed", **third),
-            start("bfloat16", **coarse),
+            start("ddp", engine={"kind": "ddp"}),
+            start("ddp-resumed", stop_after=8, engine={"kind": "ddp"}),
+            start("ddp-resumed", engine={"kind": "ddp"}),
+            start("fsdp", **shards),
+            start("fsdp-resumed", stop_after=8, **shards),
+            start("fsdp-resumed", **shards),
+            start("hsdp", engine={"kind": "fsdp", "replicas": 2}),
+            start("offload", engine={"kind": "zero-2", "offload": True}),
+            start("changing", stop_after=4, **shards),
+            start("changing", stop_after=8, **third),
+            start("bfloat16", engine={"kind": "zero-2"} | coarse),
+            start("fsdp-bfloat16", engine={"kind": "fsdp"} | coarse),
             start("full", full_disk=True),
         ],
     )
-    spawn(1, [start("alone"), start("shrinking")])
+    spawn(1, [start("alone"), start("shrinking"), start("changing", engine={"kind": "ddp"})])
     return lambda name: open_storage(folder / name)
 
 
@@ -131,7 +144,10 @@ def guard_of(run: Storage) -> dict[str, float]:
     return dict(found.facts["guard"])
 
 
-@pytest.mark.parametrize(("resumed", "undisturbed"), [("resumed", "undisturbed"), ("zero-3-resumed", "zero-3")])
+@pytest.mark.parametrize(
+    ("resumed", "undisturbed"),
+    [("resumed", "undisturbed"), *((f"{name}-resumed", name) for name in ("zero-3", "ddp", "fsdp"))],
+)
 def test_a_resumed_training_equals_an_undisturbed_one_bit_for_bit(
     runs: Callable[[str], Storage], resumed: str, undisturbed: str
 ) -> None:
@@ -143,7 +159,7 @@ def test_a_resumed_training_equals_an_undisturbed_one_bit_for_bit(
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
-@pytest.mark.parametrize("name", ["alone", "shrinking", "zero-1", "zero-3"])
+@pytest.mark.parametrize("name", ["alone", "shrinking", "changing", *ENGINES])
 def test_every_engine_and_number_of_workers_gives_the_same_training(runs: Callable[[str], Storage], name: str) -> None:
     expected, got = rows(runs("undisturbed")), rows(runs(name))
     assert [row.loss for row in got] == pytest.approx([row.loss for row in expected], rel=2e-3)
@@ -154,11 +170,12 @@ def test_every_engine_and_number_of_workers_gives_the_same_training(runs: Callab
 
 
 def test_the_first_losses_are_equal_to_the_bit_whatever_the_workers(runs: Callable[[str], Storage]) -> None:
-    assert len({losses(runs(name))[0] for name in ("undisturbed", "alone", "zero-1", "zero-3")}) == 1
+    assert len({losses(runs(name))[0] for name in ("undisturbed", "alone", *ENGINES)}) == 1
 
 
-def test_bfloat16_with_recomputed_layers_stays_close(runs: Callable[[str], Storage]) -> None:
-    expected, got = rows(runs("undisturbed")), rows(runs("bfloat16"))
+@pytest.mark.parametrize("name", ["bfloat16", "fsdp-bfloat16"])
+def test_bfloat16_with_recomputed_layers_stays_close(runs: Callable[[str], Storage], name: str) -> None:
+    expected, got = rows(runs("undisturbed")), rows(runs(name))
     assert [row.loss for row in got] == pytest.approx([row.loss for row in expected], rel=0.05)
 
 

@@ -1,20 +1,20 @@
 """A module becomes a DeepSpeed ZeRO engine whose state can be taken out, and put in, parameter by parameter.
 
-The state is the same set of named float32 tensors whatever the stage and the number of workers: value, both moments
-of AdamW, and the moving average.
+Only parameters that learn are part of it.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-MOMENTS = ("exp_avg", "exp_avg_sq")
+from training.engines.engine import MOMENTS, Read, adamw, fair_shares, trained
+from training.recipe import OptimizerSettings
 
 
 class ZeroEngine:
@@ -30,30 +30,25 @@ class ZeroEngine:
         prefix: str,
         stage: int,
         whole: Sequence[type[nn.Module]],
+        offload: bool,
         autocast: bool,
-        betas: tuple[float, float],
-        eps: float,
-        weight_decay: float,
-        gradient_clip: float,
+        optimizer: OptimizerSettings,
     ) -> None:
         self.rank, self.world, self._stage = dist.get_rank(), dist.get_world_size(), stage
         self._autocast = autocast
+        self._parameters: dict[str, Any] = dict(trained(module, prefix=prefix))
         # The rate is 0 until the first update: DeepSpeed takes an empty step to make the optimiser's tensors.
-        optimizer = torch.optim.AdamW(
-            module.parameters(), lr=0.0, betas=betas, eps=eps, weight_decay=weight_decay, fused=True
-        )
-        self._engine = _initialize(module, optimizer, stage=stage, whole=whole, gradient_clip=gradient_clip)
-        self._parameters = {
-            name.removeprefix(prefix): parameter for name, parameter in self._engine.module.named_parameters()
-        }
+        inner = adamw(self._parameters.values(), optimizer)
+        clip = optimizer.gradient_clip
+        self._engine = _initialize(module, inner, stage=stage, whole=whole, offload=offload, gradient_clip=clip)
+        self.device = self._engine.device
         sizes = {name: getattr(p, "ds_numel", p.numel()) for name, p in self._parameters.items()}
-        self._owned = _fair_shares(sizes, self.world)[self.rank]
+        self._owned = fair_shares(sizes, self.world)[self.rank]
         self._make_moments()
 
-    def __call__(self, batch: object) -> Any:
+    def __call__(self, batch: Any) -> Any:
         """The module's answer."""
-        device = self._engine.device.type
-        with torch.autocast(device, torch.bfloat16, enabled=self._autocast):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self._autocast):
             return self._engine(batch)
 
     def backward(self, loss: Tensor, *, last: bool) -> None:
@@ -103,7 +98,7 @@ class ZeroEngine:
         return state
 
     @torch.no_grad()
-    def put_in(self, read: Callable[[str], Tensor], *, step: int) -> dict[str, Tensor]:
+    def put_in(self, read: Read, *, step: int) -> dict[str, Tensor]:
         """Take up the moments of `read("exp_avg/<parameter>")` after `step` updates; returns this worker's averages.
 
         Values are not touched: load them into the module before the engine is made.
@@ -116,8 +111,10 @@ class ZeroEngine:
         for state in self._inner.state.values():
             state["step"].fill_(step)
         if self._stage == 3:
-            return {name: _shard(read(f"average/{name}"), p) for name, p in self._parameters.items()}
-        return {name: read(f"average/{name}") for name in self.owned()}
+            shards = {name: _shard(read(f"average/{name}"), p) for name, p in self._parameters.items()}
+        else:
+            shards = {name: read(f"average/{name}") for name in self.owned()}
+        return {name: shard.to(self.device) for name, shard in shards.items()}
 
     @property
     def _inner(self) -> torch.optim.Optimizer:
@@ -148,6 +145,7 @@ def _initialize(
     *,
     stage: int,
     whole: Sequence[type[nn.Module]],
+    offload: bool,
     gradient_clip: float,
 ) -> Any:
     if not torch.cuda.is_available():
@@ -160,7 +158,7 @@ def _initialize(
         deepspeed.utils.set_z3_leaf_modules(module, list(whole))
     engine, *_ = deepspeed.initialize(
         model=module,
-        model_parameters=list(module.parameters()),
+        model_parameters=[parameter for parameter in module.parameters() if parameter.requires_grad],
         optimizer=optimizer,
         dist_init_required=False,
         config={
@@ -168,27 +166,18 @@ def _initialize(
             "gradient_accumulation_steps": 1,
             "gradient_clipping": gradient_clip,
             "zero_allow_untested_optimizer": True,
+            "zero_force_ds_cpu_optimizer": False,
             "steps_per_print": 10**9,
             "zero_optimization": {
                 "stage": stage,
                 "overlap_comm": False,
                 "reduce_bucket_size": 2_000_000,
                 "stage3_param_persistence_threshold": 0,
-            },
+            }
+            | ({"offload_optimizer": {"device": "cpu"}} if offload else {}),
         },
     )
     return engine
-
-
-def _fair_shares(sizes: Mapping[str, int], count: int) -> list[list[str]]:
-    """Names dealt out largest first, each to the lightest share so far; each share keeps the names' order."""
-    shares: list[list[str]] = [[] for _ in range(count)]
-    loads = [0] * count
-    for name in sorted(sizes, key=lambda name: (-sizes[name], name)):
-        lightest = loads.index(min(loads))
-        shares[lightest].append(name)
-        loads[lightest] += sizes[name]
-    return [[name for name in sizes if name in share] for share in map(set, shares)]
 
 
 def _gather(shard: Tensor, parameter: Any) -> Tensor:
