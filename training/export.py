@@ -1,53 +1,90 @@
-"""A complete checkpoint becomes RUN/weights: the averaged model as a whole pipeline, and the plain transformer."""
+"""A complete checkpoint becomes RUN/weights: the averaged model as a whole pipeline, the plain one, adapters."""
 
 from __future__ import annotations
 
 import hashlib
 import tempfile
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from cogvideox.denoiser import Denoiser
-from cogvideox.weights import load_autoencoder, save_denoiser, save_pipeline
+from cogvideox.weights import load_autoencoder, merge_lora, save_denoiser, save_lora, save_pipeline
 from groundwork.storage import Storage, open_storage
 from training import checkpoint
 from training.fit import autoencoder_storage, variant_of
+from training.initial import initial_denoiser
+from training.lora import choose_trained, read_adapter, trained_names
 from training.recipe import TrainRecipe
 
-WEIGHTS = "weights"
+WEIGHTS, ADAPTER, PLAIN = "weights", "adapter", "plain"
+_PLACES = {"average": "", "value": PLAIN}
 
 
 def export_weights(run: Storage, found: checkpoint.Checkpoint, *, recipe: TrainRecipe) -> str:
     """Write RUN/weights (moving average, with vae and text encoder) and RUN/weights/plain/transformer.
 
-    Returns the sha256 over the averaged transformer's tensor files. Raises WeightsError when the recipe's components
-    do not fit.
+    Where an adapter was trained also RUN/weights/adapter and RUN/weights/plain/adapter; the pipelines hold it merged
+    then, and are left out where the recipe does not want them. Returns the sha256 over the averaged tensor files of
+    the transformer (without one: the adapter). Raises WeightsError when the recipe's components do not fit.
     """
-    variant = variant_of(recipe)
-    denoiser = Denoiser(variant.denoiser)
-    dtype = getattr(torch, variant.precision)
-    with tempfile.TemporaryDirectory(prefix="cvx-weights-") as temporary, ExitStack() as stack:
+    denoiser = _untrained(recipe)
+    with tempfile.TemporaryDirectory(prefix="cvx-weights-") as temporary, checkpoint.opened(run, found) as read:
         folder = Path(temporary) / WEIGHTS
-        read = stack.enter_context(checkpoint.opened(run, found))
+        for kind, place in _PLACES.items():
+            if recipe.adapter.rank:
+                save_lora(read_adapter(denoiser, recipe.adapter, read, kind=kind), folder / place / ADAPTER)
+            if recipe.adapter.merged:
+                with _trained(denoiser, recipe, read, kind=kind) as tensors:
+                    _save(denoiser, folder / place, tensors=tensors, recipe=recipe, whole=not place)
+        run.upload(folder, WEIGHTS)
+        return _digest(folder / ("transformer" if recipe.adapter.merged else ADAPTER))
+
+
+def _untrained(recipe: TrainRecipe) -> Denoiser:
+    """What the trained values are put into: the weights that stayed as they were, or only their places."""
+    if recipe.adapter.rank:
+        return initial_denoiser(recipe)
+    if recipe.is_partial:
+        return choose_trained(initial_denoiser(recipe), recipe)
+    return Denoiser(variant_of(recipe).denoiser)
+
+
+@contextmanager
+def _trained(
+    denoiser: Denoiser, recipe: TrainRecipe, read: Callable[[str], Tensor], *, kind: str
+) -> Iterator[Mapping[str, Tensor]]:
+    """All tensors with the trained values of a kind, for the length of the block."""
+    if not recipe.adapter.rank:
+        yield denoiser.state_dict() | {name: read(f"{kind}/{name}") for name in trained_names(denoiser)}
+        return
+    merged = merge_lora(denoiser, read_adapter(denoiser, recipe.adapter, read, kind=kind))
+    yield denoiser.state_dict()
+    merged.unmerge()
+
+
+def _save(denoiser: Denoiser, folder: Path, *, tensors: Mapping[str, Tensor], recipe: TrainRecipe, whole: bool) -> None:
+    """A `transformer` in the folder; `whole`: and all else that a pipeline needs."""
+    variant = variant_of(recipe)
+    dtype = getattr(torch, variant.precision)
+    if not whole:
+        save_denoiser(denoiser, folder / "transformer", tensors=tensors, dtype=dtype)
+        return
+    with ExitStack() as stack:
         vae = stack.enter_context(autoencoder_storage(recipe, variant).local_path())
         texts = stack.enter_context(open_storage(recipe.components).local_path()) if recipe.components else None
-        average, plain = (
-            {name: read(f"{kind}/{name}") for name in denoiser.state_dict()} for kind in ("average", "value")
-        )
         save_pipeline(
             folder,
             variant=variant,
             denoiser=denoiser,
             autoencoder=load_autoencoder(vae),
-            tensors=average,
+            tensors=tensors,
             text_folder=texts if variant.text.kind == "t5" else None,
             dtype=dtype,
         )
-        save_denoiser(denoiser, folder / "plain" / "transformer", tensors=plain, dtype=dtype)
-        run.upload(folder, WEIGHTS)
-        return _digest(folder / "transformer")
 
 
 def _digest(folder: Path) -> str:

@@ -75,6 +75,26 @@ class OptimizerSettings(FrozenModel):
     """A gradient whose norm is so many standard deviations above the recent mean is scaled down to there: e.g. 3."""
 
 
+class AdapterSettings(FrozenModel):
+    """LoRA: low-rank changes of linear layers are trained, and nothing else."""
+
+    rank: int = Field(default=0, ge=0)
+    """0: no adapter."""
+    alpha: float | None = Field(default=None, gt=0)
+    """The change is multiplied by alpha / rank. None: as large as rank."""
+    targets: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0")
+    """Layers by the end of their name, as in peft; also ff.net.0.proj, ff.net.2, norm1.linear, norm2.linear."""
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Share of an adapter's inputs that is set to zero."""
+    merged: bool = True
+    """Export the whole model with the adapter merged into it, and not only the adapter."""
+
+    @property
+    def scale(self) -> float:
+        """What the low-rank product is multiplied by."""
+        return (self.rank if self.alpha is None else self.alpha) / self.rank
+
+
 class EngineSettings(FrozenModel):
     """How the network is spread over workers, and how it is computed."""
 
@@ -141,6 +161,10 @@ class TrainRecipe(FrozenModel):
     seed: int = 0
     initial_weights: str = ""
     """Folder of a transformer to start from; empty: random weights from the seed."""
+    adapter: AdapterSettings = AdapterSettings()
+    trainable: tuple[str, ...] = ()
+    """Parameters to train, as patterns of their names in weight files, e.g. *.attn1.*; the rest is frozen.
+    Empty: all."""
     components: str = ""
     """Weights folder whose vae and text encoder go into the exported pipeline; empty: those that ship with the toy."""
     stages: tuple[Stage, ...] = Field(min_length=1)
@@ -157,6 +181,21 @@ class TrainRecipe(FrozenModel):
     workers: WorkerSettings = WorkerSettings()
     checkpoints: CheckpointSettings = CheckpointSettings()
     samples: SampleSettings = SampleSettings()
+
+    @model_validator(mode="after")
+    def _parts_fit_together(self) -> TrainRecipe:
+        if self.adapter.rank and self.trainable:
+            raise ValueError("adapter and trainable: an adapter is all that is trained; give one of them")
+        if (self.adapter.rank or self.trainable) and not self.initial_weights:
+            raise ValueError("initial_weights is empty: an adapter or a part is trained on the weights of a model")
+        if self.adapter.rank and not self.adapter.merged and self.samples.count:
+            raise ValueError("samples.count: films are made by the merged weights, and adapter.merged is false")
+        return self
+
+    @property
+    def is_partial(self) -> bool:
+        """Whether some parameters stay as they are in `initial_weights`."""
+        return bool(self.adapter.rank or self.trainable)
 
     @property
     def num_steps(self) -> int:

@@ -12,22 +12,26 @@ from training.recipe import MACHINE_FIELDS, TrainRecipe
 CONFIG, SUMMARY, SAMPLES = "config.json", "summary.json", "samples"
 
 
-def open_run(run: Storage, recipe: TrainRecipe, *, dataset: str, dataset_hash: str) -> None:
+def open_run(run: Storage, recipe: TrainRecipe, *, dataset: str, dataset_hash: str, base: str = "") -> None:
     """Write config.json, or check that the run that stands there is the same one.
 
-    What `MACHINE_FIELDS` lists may change. Raises RecipeError that names every field that must not.
+    What `MACHINE_FIELDS` lists may change. `base` identifies the weights that stay frozen. Raises RecipeError that
+    names every field that must not.
     """
     config: dict[str, Any] = {
         "recipe": recipe.model_dump(mode="json"),
         "recipe_hash": recipe_hash(recipe),
         "dataset": dataset,
         "dataset_hash": dataset_hash,
+        "initial_weights_hash": base,
     }
     if run.exists(CONFIG):
         before = run.read_json(CONFIG)
         changed = changed_fields(before["recipe"], config["recipe"])
         if before["dataset_hash"] != dataset_hash:
             changed.append(f"dataset: {before['dataset']} ({before['dataset_hash']}) → {dataset} ({dataset_hash})")
+        if before.get("initial_weights_hash", "") != base:
+            changed.append(f"initial_weights: {recipe.initial_weights} holds other tensors than at the start")
         if changed:
             listed = "\n".join(f"  - {change}" for change in changed)
             hint = "Go on with the settings in its config.json, or give another --out."

@@ -18,6 +18,7 @@ from training import checkpoint
 from training.clips import ClipReader
 from training.export import WEIGHTS, export_weights
 from training.fit import fitting_clips
+from training.initial import frozen_base
 from training.metrics import read_metrics
 from training.recipe import TrainRecipe
 from training.report import write_report
@@ -40,7 +41,7 @@ def train(recipe: TrainRecipe, *, dataset: str, out: str, address: str | None = 
     run, data = open_storage(out), open_storage(dataset)
     clips = fitting_clips(recipe, data)
     with only_run(run):
-        open_run(run, recipe, dataset=data.uri, dataset_hash=_dataset_hash(data))
+        open_run(run, recipe, dataset=data.uri, dataset_hash=_dataset_hash(data), base=frozen_base(recipe))
         before = finished_summary(run)
         if before is not None:
             return before | {"already_done": True}

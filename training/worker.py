@@ -13,9 +13,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from cogvideox.denoiser import Denoiser
+from cogvideox.objective import stream_seed
 from cogvideox.schedule import Schedule
-from cogvideox.weights import load_denoiser
 from groundwork.config import recipe_hash
 from groundwork.errors import RunError, StorageError
 from groundwork.storage import Storage, open_storage
@@ -26,6 +25,8 @@ from training.costs import forward_flops
 from training.ema import Average, decay_at
 from training.fit import fitting_clips, variant_of
 from training.guard import GradientGuard
+from training.initial import initial_denoiser
+from training.lora import choose_trained, trained_names
 from training.metrics import Curves, StepMetrics, read_metrics, speed, write_metrics
 from training.order import Order
 from training.parallelize import parallelize, velocities
@@ -69,7 +70,7 @@ class Training:
     def _build(self) -> None:
         """The engine and the average, from the newest complete checkpoint where there is one."""
         recipe, found = self.recipe, checkpoint.newest_complete(self.run)
-        denoiser = initial_denoiser(recipe).train()
+        denoiser = choose_trained(initial_denoiser(recipe), recipe).train()
         self.step, self.stopped = found.step if found else 0, False
         self.guard = GradientGuard(recipe.optimizer.gradient_clip, recipe.optimizer.gradient_guard)
         if found is None:
@@ -79,7 +80,8 @@ class Training:
         if "guard" in found.facts:
             self.guard.put_in(found.facts["guard"])
         with checkpoint.opened(self.run, found) as read:
-            denoiser.load_state_dict({name: read(f"value/{name}") for name in denoiser.state_dict()})
+            values = {name: read(f"value/{name}") for name in trained_names(denoiser)}
+            denoiser.load_state_dict(values, strict=False)
             self.engine = parallelize(denoiser, engine=recipe.engine, optimizer=recipe.optimizer)
             self.average = Average(self.engine.put_in(read, step=found.step))
 
@@ -100,6 +102,8 @@ class Training:
         share = plan.share(self.rank, self.world)
         for turn, ((first, draws), clips) in enumerate(zip(share, encoded, strict=True), start=1):
             question = ask(draws, clips, seed=self.recipe.seed, step=plan.step, schedule=self.schedule).to(device)
+            if self.recipe.adapter.dropout:  # by pack, so that it knows neither the workers nor a resume
+                torch.manual_seed(stream_seed(self.recipe.seed, plan.step, "dropout", first))
             answer = velocities(self.engine(question.batch), [target.shape for target in question.targets])
             errors = losses_of(question, answer)
             self.engine.backward((question.weights * errors).sum(), last=turn == len(share))
@@ -176,17 +180,6 @@ class Training:
             if failure:
                 raise StorageError(*failure.split("\n  ", 1))
         return [answer for answer, _ in answers if answer is not None]
-
-
-def initial_denoiser(recipe: TrainRecipe) -> Denoiser:
-    """Random weights from the seed, or those of the folder that the recipe names, in float32.
-
-    Raises WeightsError for a folder that does not fit.
-    """
-    if not recipe.initial_weights:
-        return Denoiser(variant_of(recipe).denoiser).initialize(seed=recipe.seed)
-    with open_storage(recipe.initial_weights).local_path() as folder:
-        return load_denoiser(folder, dtype=torch.float32)
 
 
 def run_worker(job: Job, *, report: Callable[[dict[str, Any]], None]) -> None:

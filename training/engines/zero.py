@@ -156,6 +156,9 @@ def _initialize(
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     if stage == 3:
         deepspeed.utils.set_z3_leaf_modules(module, list(whole))
+        for layer in module.modules():
+            if isinstance(layer, tuple(whole)) and trained(layer, prefix=""):
+                layer.register_forward_pre_hook(_with_gradient)
     engine, *_ = deepspeed.initialize(
         model=module,
         model_parameters=[parameter for parameter in module.parameters() if parameter.requires_grad],
@@ -178,6 +181,15 @@ def _initialize(
         },
     )
     return engine
+
+
+def _with_gradient(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Stage 3 lets go of a layer's parameters once the gradient of its input is there: it must have one, also where
+    everything before it is frozen."""
+    first, *rest = inputs
+    if torch.is_grad_enabled() and not first.requires_grad:
+        first = first.detach().requires_grad_()
+    return (first, *rest)
 
 
 def _gather(shard: Tensor, parameter: Any) -> Tensor:

@@ -8,7 +8,7 @@ from cogvideox.weights.components import (
     toy_autoencoder_folder,
 )
 from cogvideox.weights.convert import convert
-from cogvideox.weights.lora import load_lora, merge_lora
+from cogvideox.weights.lora import load_lora, merge_lora, save_lora
 from cogvideox.weights.pipeline import load_card, load_text_encoder, save_pipeline
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "merge_lora",
     "save_autoencoder",
     "save_denoiser",
+    "save_lora",
     "save_pipeline",
     "toy_autoencoder_folder",
 ]

@@ -1,4 +1,4 @@
-"""Reads LoRA adapters in the diffusers and peft layouts, merges them into a denoiser and takes them out again."""
+"""Reads and writes LoRA adapters in the layouts of diffusers and peft; merges them, and takes them out again."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from cogvideox.denoiser import Denoiser
-from cogvideox.weights.denoiser_keys import from_diffusers_key
+from cogvideox.weights.denoiser_keys import from_diffusers_key, to_diffusers_key
 from cogvideox.weights.files import weights_error
 from groundwork.errors import WeightsError
 
@@ -86,6 +87,35 @@ def load_lora(path: str | Path) -> Adapter:
         for layer, down in sides["A"].items()
     }
     return Adapter(MappingProxyType(sides["A"]), MappingProxyType(sides["B"]), MappingProxyType(scale))
+
+
+def save_lora(adapter: Adapter, folder: str | Path) -> Path:
+    """Writes pytorch_lora_weights.safetensors, which diffusers' `load_lora_weights` reads; returns folder.
+
+    All layers must have one rank and scale. The settings lie inside, as diffusers itself writes them.
+    """
+    folder = Path(folder)
+    ranks, scales = {down.shape[0] for down in adapter.down.values()}, set(adapter.scale.values())
+    if len(ranks) != 1 or len(scales) != 1:
+        raise ValueError(f"ranks {sorted(ranks)}, scales {sorted(scales)}: one of each can be written")
+    published = {layer: to_diffusers_key(f"{layer}.weight").removesuffix(".weight") for layer in adapter.down}
+    (rank,), (scale,) = ranks, scales
+    # Ends of names that are the same in every block, as people write them.
+    targets = sorted({name.split(".", 2)[2] for name in published.values()})
+    settings = {"r": rank, "lora_alpha": scale * rank, "target_modules": targets}
+    tensors = {
+        f"transformer.{published[layer]}.lora_{side}.weight": half[layer].detach().to("cpu").contiguous()
+        for side, half in (("A", adapter.down), ("B", adapter.up))
+        for layer in published
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    metadata = {f"transformer.{name}": value for name, value in settings.items()}
+    save_file(
+        tensors,
+        folder / "pytorch_lora_weights.safetensors",
+        metadata={"format": "pt", "lora_adapter_metadata": json.dumps(metadata, sort_keys=True)},
+    )
+    return folder
 
 
 @torch.no_grad()
