@@ -80,14 +80,14 @@ def runs(tmp_path_factory: pytest.TempPathFactory, dataset: Path, recipe_with: M
         recipes[name] = recipe_with(**({"stages": [STAGE], "initial_weights": str(base)} | changes))
         starts.append((recipes[name].model_dump_json(), str(dataset), str(folder / name), last))
 
-    dropping = {"adapter": ADAPTER["adapter"] | {"dropout": 0.2}}
+    dropping = {"adapter": ADAPTER["adapter"] | {"dropout": 0.2}, "engine": {"kind": "ddp"}}
     start("adapter", **ADAPTER, stages=[STAGE | {"steps": 30, "learning_rate": 1e-2}])
-    start("adapter-3", **ADAPTER, engine={"kind": "zero-3"})
+    start("adapter-sharded", **ADAPTER, engine={"kind": "zero-3"})
     start("dropping", **dropping)
     start("resumed", last=4, **dropping)
     start("resumed", **dropping)
     start("part", **PART)
-    start("part-3", **PART, engine={"kind": "zero-3"})
+    start("part-sharded", **PART, engine={"kind": "fsdp"})
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -131,16 +131,16 @@ def test_only_the_adapter_is_trained_averaged_and_saved(runs: Runs) -> None:
 
 @pytest.mark.parametrize("name", ["adapter", "part"])
 def test_frozen_parameters_shard_like_all_others(runs: Runs, name: str) -> None:
-    two, three = (read_metrics(runs(which)) for which in (name, f"{name}-3"))
-    assert losses(runs(name))[0] == losses(runs(f"{name}-3"))[0]
+    two, other = (read_metrics(runs(which)) for which in (name, f"{name}-sharded"))
+    assert losses(runs(name))[0] == losses(runs(f"{name}-sharded"))[0]
     if name == "part":  # the adapter's runs have other rates
-        assert [row.loss for row in three] == pytest.approx([row.loss for row in two], rel=1e-3)
-    assert three[0].gradient_norm == pytest.approx(two[0].gradient_norm, rel=1e-4)
+        assert [row.loss for row in other] == pytest.approx([row.loss for row in two], rel=1e-3)
+    assert other[0].gradient_norm == pytest.approx(two[0].gradient_norm, rel=1e-4)
 
 
 def test_an_adapter_with_dropout_resumes_to_the_bit(runs: Runs) -> None:
     assert losses(runs("resumed")) == losses(runs("dropping"))
-    assert losses(runs("dropping"))[1:] != losses(runs("adapter-3"))[1:]
+    assert losses(runs("dropping"))[1:] != losses(runs("adapter-sharded"))[1:]
 
 
 def test_named_parts_change_and_the_rest_stays(runs: Runs, base: Path) -> None:
