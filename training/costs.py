@@ -88,22 +88,27 @@ class Memory:
         return dict(vars(self))
 
 
+_SHARDED = {"ddp": 0, "zero-1": 1, "zero-2": 2, "zero-3": 3, "fsdp": 3}
+"""How much each engine shards: nothing, optimiser states, gradients too, parameters too."""
+
+
 def memory(config: DenoiserConfig, engine: EngineSettings, *, tokens: int, workers: int, on_gpu: bool) -> Memory:
     """What a worker holds with a row of so many tokens. The engines keep weights, gradients, moments and the moving
-    average in float32, each sharded or whole; bfloat16 adds a copy of the weights in use."""
+    average in float32, each sharded or whole; bfloat16 adds a copy of the weights in use (fsdp: of two layers)."""
     whole, layer = (4.0 * count for count in parameter_counts(config))
-    share = whole / workers
-    sharded = {"optimizer": True, "gradients": engine.zero_stage >= 2, "weights": engine.zero_stage == 3}
-    low = engine.precision == "bfloat16"
-    per_value = 2 if low else 4
+    sharded, low = _SHARDED[engine.kind], engine.precision == "bfloat16"
+    share = whole / max(1, workers // engine.replicas)
+    states = 2 * (share if sharded >= 1 else whole)
+    own_values = share if engine.kind.startswith("zero") else 0.0  # ZeRO's update works on float32 values of its own
+    copies = 0.0 if engine.kind == "fsdp" else whole / 2
     return Memory(
-        weights=share if sharded["weights"] else whole,
-        gradients=share if sharded["gradients"] else whole,
-        optimizer=3 * share,  # the shard's own float32 values and both moments
-        average=share,
-        gathered=(2 * layer if sharded["weights"] else 0.0) + (whole / 2 if low else 0.0),
-        buffers=2 * 4.0 * _BUCKET_VALUES + (whole if sharded["gradients"] and workers == 1 else 0.0),
-        activations=_activations(config, engine, tokens=tokens, per_value=per_value),
+        weights=share if sharded == 3 else whole,
+        gradients=share if sharded >= 2 else whole,
+        optimizer=0.0 if engine.offload else states + own_values,
+        average=share if sharded == 3 else whole / workers,
+        gathered=(2 * layer if sharded == 3 else 0.0) + (copies if low else 0.0),
+        buffers=2 * 4.0 * _BUCKET_VALUES + (whole if engine.kind == "ddp" else 0.0),
+        activations=_activations(config, engine, tokens=tokens, per_value=2 if low else 4),
         runtime=float(_RUNTIME_BYTES if on_gpu else _RUNTIME_BYTES / 2),
     )
 
@@ -116,10 +121,13 @@ def _activations(config: DenoiserConfig, engine: EngineSettings, *, tokens: int,
 
 
 def bytes_sent(config: DenoiserConfig, engine: EngineSettings, *, workers: int, turns: int) -> float:
-    """Bytes that one worker sends in a step of so many packs of its own, by rings: gradients are summed at each pack
-    (stages 2 and 3) or once, parameters gathered once, or (stage 3) before and behind each pack."""
-    whole = 4.0 * parameter_counts(config)[0]
-    of_others = (workers - 1) / workers
-    reduced = turns if engine.zero_stage >= 2 else 1
-    gathered = 2 * turns if engine.zero_stage == 3 else 1
-    return whole * of_others * (reduced + gathered)
+    """Bytes that one worker sends in a step of so many packs of its own, by rings: gradients are summed once or (where
+    they are sharded) at each pack, parameters gathered once or (where they are sharded) before and behind each pack."""
+    whole, sharded = 4.0 * parameter_counts(config)[0], _SHARDED[engine.kind]
+    group = max(1, workers // engine.replicas)
+    reduced = (turns if sharded >= 2 else 1) * (group - 1) / group
+    gathered = (2 * turns if sharded == 3 else 1) * (group - 1) / group
+    if engine.kind == "fsdp" and engine.precision == "bfloat16":
+        gathered /= 2
+    between_groups = 2 * (engine.replicas - 1) / engine.replicas / group
+    return whole * (reduced + gathered + between_groups)

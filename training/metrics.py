@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
@@ -23,7 +23,8 @@ class StepMetrics:
 
     `gradient_norm` is before clipping; `tokens` are text and video of all clips, `flops` what training on them takes
     at least (three forward passes; recomputed layers count once); the strata are tenths of the
-    timesteps, from nearly clean to pure noise, NaN where the step had none.
+    timesteps, from nearly clean to pure noise, NaN where the step had none; `held_out_loss` at
+    each of the recipe's timesteps, empty where none was measured.
     """
 
     step: int
@@ -37,6 +38,7 @@ class StepMetrics:
     flops: float
     stratum_loss: list[float]
     stratum_clips: list[int]
+    held_out_loss: list[float] = field(default_factory=list)
 
     SCHEMA: ClassVar[pa.Schema] = pa.schema(
         [
@@ -51,6 +53,7 @@ class StepMetrics:
             ("flops", pa.float64()),
             ("stratum_loss", pa.list_(pa.float32())),
             ("stratum_clips", pa.list_(pa.int32())),
+            ("held_out_loss", pa.list_(pa.float32())),
         ]
     )
 
@@ -117,6 +120,8 @@ class Curves:
         for stratum, (loss, clips) in enumerate(zip(row.stratum_loss, row.stratum_clips, strict=True)):
             if clips:
                 facts[f"loss_by_timestep/{100 * stratum:03d}"] = loss
+        if row.held_out_loss:
+            facts["held_out/loss"] = sum(row.held_out_loss) / len(row.held_out_loss)
         for name, value in facts.items():
             self._writer.add_scalar(name, value, row.step)
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from groundwork.latents import IndexedClip
 from training.fit import variant_of
+from training.held_out import held_out_clips, without
 from training.packs import PackOrder
 from training.recipe import TrainRecipe
 from training.stages import Scores, is_image, stage_clips
@@ -18,7 +19,8 @@ class Order:
     def __init__(self, recipe: TrainRecipe, clips: Sequence[IndexedClip], scores: Scores) -> None:
         self._recipe, self._clips = recipe, clips
         self._width = variant_of(recipe).denoiser.width
-        self._numbers = [stage_clips(stage, clips, scores) for stage in recipe.stages]
+        held_out = held_out_clips(recipe.held_out, clips)
+        self._numbers = [without(stage_clips(stage, clips, scores), held_out) for stage in recipe.stages]
         self._packs = [self._order(index) for index in range(len(recipe.stages))]
 
     def step(self, step: int) -> StepPlan:
@@ -33,6 +35,7 @@ class Order:
             text_dropout=self._recipe.text_dropout,
             captions=self._recipe.captions,
             weighting=self._recipe.weighting,
+            timesteps=self._recipe.timesteps,
         )
 
     def clips_of(self, stage: int) -> list[IndexedClip]:

@@ -185,8 +185,8 @@ def _candidates(recipe: TrainRecipe) -> Iterator[tuple[str, dict[str, dict[str, 
         yield "--engine.precision bfloat16", {"engine": {"precision": "bfloat16"}}
     if not engine.activation_checkpointing:
         yield "--engine.activation-checkpointing", {"engine": {"activation_checkpointing": True}}
-    if engine.zero_stage < 3:
-        yield "--engine.zero-stage 3", {"engine": {"zero_stage": 3}}
+    if engine.kind not in ("zero-3", "fsdp"):
+        yield "--engine.kind fsdp", {"engine": {"kind": "fsdp", "offload": False}}
     for count in (workers.count * more for more in (2, 4, 8, 16, 32)):
         yield f"--workers.count {count}", {"workers": {"count": count}}
 

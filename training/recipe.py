@@ -143,6 +143,18 @@ class CheckpointSettings(FrozenModel):
     keep: int = Field(default=2, gt=0)
 
 
+class HeldOutSettings(FrozenModel):
+    """Clips that are never trained on: their loss at fixed timesteps, with fixed noise, falls as training gets on, and
+    is smooth where the training's own is not."""
+
+    clips: int = Field(default=0, ge=0)
+    """How many; 0: none, all clips are trained on."""
+    every_steps: int = Field(default=100, gt=0)
+    """Steps between two evaluations; the last step is always one."""
+    timesteps: tuple[Annotated[int, Field(ge=0, le=999)], ...] = Field(default=(100, 300, 500, 700, 900), min_length=1)
+    """Each clip is asked at each of them."""
+
+
 class SampleSettings(FrozenModel):
     """Films made from the finished weights for the report: as many clips' texts, spread over the dataset."""
 
@@ -172,6 +184,9 @@ class TrainRecipe(FrozenModel):
     """What a clip counts in the loss: the same as any other, or by the (root of the) number of its video tokens."""
     text_dropout: float = Field(default=0.1, ge=0, lt=1)
     """Share of clips whose text is replaced by zeros, which guidance needs."""
+    timesteps: Literal["step", "pack"] = "step"
+    """Explicit uniform sampling: `step`: each clip of a step has an interval of 0..999 of its own; `pack`: the paper's
+    form, in which each pack has one, and its clips draw from it."""
     captions: Literal["first", "any"] = "first"
     """Of clips with several captions: always the first, or each time one that seed, step and clip decide."""
     ema_decay: float = Field(default=0.999, ge=0, lt=1)
@@ -180,6 +195,7 @@ class TrainRecipe(FrozenModel):
     engine: EngineSettings = EngineSettings()
     workers: WorkerSettings = WorkerSettings()
     checkpoints: CheckpointSettings = CheckpointSettings()
+    held_out: HeldOutSettings = HeldOutSettings()
     samples: SampleSettings = SampleSettings()
 
     @model_validator(mode="after")

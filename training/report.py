@@ -44,6 +44,7 @@ def _page(config: dict[str, Any], summary: dict[str, Any] | None, rows: Sequence
         "<h2>Loss by timestep</h2><p>Tenths of the timesteps, from nearly clean (0) to pure noise (900). "
         "Pale: first fifth of the run, strong: last fifth.</p>",
         _strata(rows),
+        *_held_out(rows, recipe),
         *([f'<h2>Samples</h2><div class="films">{films}</div>'] if films else []),
         "<h2>Throughput</h2><p>Tokens per second, text and video, over all workers.</p>",
         curve(steps, [row.tokens / row.seconds for row in rows], label="tokens per second by step"),
@@ -75,6 +76,20 @@ def _facts(rows: Sequence[StepMetrics], summary: dict[str, Any] | None) -> str:
     if summary:
         facts |= {"clips": str(summary["clips"]), "weights sha256": summary["weights_sha256"][:12]}
     return "<dl>" + "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in facts.items()) + "</dl>"
+
+
+def _held_out(rows: Sequence[StepMetrics], recipe: dict[str, Any]) -> list[str]:
+    measured = [row for row in rows if row.held_out_loss]
+    if not measured:
+        return []
+    timesteps, clips = recipe["held_out"]["timesteps"], recipe["held_out"]["clips"]
+    means = [_mean(row.held_out_loss) for row in measured]
+    return [
+        f"<h2>Held-out loss</h2><p>{clips} clips that are not trained on, at fixed timesteps with fixed noise. "
+        "Bars by timestep; pale: first evaluation, strong: last.</p>",
+        curve([row.step for row in measured], means, label="held-out loss by step"),
+        bars([str(at) for at in timesteps], measured[0].held_out_loss, measured[-1].held_out_loss, label="by timestep"),
+    ]
 
 
 def _strata(rows: Sequence[StepMetrics]) -> str:

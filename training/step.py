@@ -19,6 +19,7 @@ from cogvideox.objective import (
     noise_for,
     stream_seed,
     uniform_timesteps,
+    uniform_timesteps_per_rank,
     velocity_target,
 )
 from cogvideox.schedule import NUM_TIMESTEPS, Schedule
@@ -78,20 +79,27 @@ def plan_step(
     text_dropout: float,
     weighting: Weighting = "sample",
     captions: Literal["first", "any"] = "first",
+    timesteps: Literal["step", "pack"] = "step",
 ) -> StepPlan:
     """Timesteps by explicit uniform sampling over all clips of the step (paper, section 3.3), captions, text dropout,
     weights.
 
     A clip that a step sees twice gets a second name, so that its noise differs. With weighted losses the strata are
-    laid inside each octave of length.
+    laid inside each octave of length. `timesteps="pack"`: the paper's form, a pack in place of its rank.
     """
     numbers = [number for pack in packs for number in pack]
     names = _names(clips[number].clip_id for number in numbers)
     tokens = [clips[number].video_tokens for number in numbers]
     shares = [_amount(count, weighting) for count in tokens]
-    timesteps = uniform_timesteps(
-        seed, step, len(names), ids=names, lengths=None if weighting == "sample" else tokens
-    ).tolist()
+    if timesteps == "step":
+        lengths = None if weighting == "sample" else tokens
+        drawn = uniform_timesteps(seed, step, len(names), ids=names, lengths=lengths).tolist()
+    else:
+        drawn = [
+            at
+            for rank, pack in enumerate(packs)
+            for at in uniform_timesteps_per_rank(seed, step, len(pack), rank=rank, world=len(packs)).tolist()
+        ]
     draws = iter(
         [
             Draw(
@@ -102,7 +110,7 @@ def plan_step(
                 share / sum(shares),
                 int(_chance(seed, step, "caption", name) * clips[number].num_captions) if captions == "any" else 0,
             )
-            for number, name, timestep, share in zip(numbers, names, timesteps, shares, strict=True)
+            for number, name, timestep, share in zip(numbers, names, drawn, shares, strict=True)
         ]
     )
     return StepPlan(step, tuple(tuple(next(draws) for _ in pack) for pack in packs))

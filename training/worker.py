@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -25,6 +25,7 @@ from training.costs import forward_flops
 from training.ema import Average, decay_at
 from training.fit import fitting_clips, variant_of
 from training.guard import GradientGuard
+from training.held_out import by_timestep, held_out_plan
 from training.initial import initial_denoiser
 from training.lora import choose_trained, trained_names
 from training.metrics import Curves, StepMetrics, read_metrics, speed, write_metrics
@@ -133,6 +134,21 @@ class Training:
             stratum_clips=counts,
         )
 
+    def held_out_loss(self) -> list[float]:
+        """Mean loss of the held-out clips at each timestep, with the weights of now; every worker returns the same."""
+        settings, recipe = self.recipe.held_out, self.recipe
+        budget = max(stage.tokens_per_pack for stage in recipe.stages)
+        plan = held_out_plan(settings, self.clips, budget=budget)
+        losses = torch.zeros(len(plan.draws))
+        for (first, draws), clips in zip(plan.share(self.rank, self.world), self.read(plan), strict=True):
+            question = ask(draws, clips, seed=recipe.seed, step=plan.step, schedule=self.schedule)
+            with torch.no_grad():
+                answer = velocities(self.engine(question.batch), [target.shape for target in question.targets])
+            if question.weights.any():
+                losses[first : first + len(draws)] = losses_of(question, answer)
+        dist.all_reduce(losses)
+        return by_timestep(settings, plan, losses.tolist())
+
     def _update(self, rate: float) -> float:
         """The engine's update within the guard's bound; returns the norm before scaling."""
         bound = self.guard.bound
@@ -204,16 +220,21 @@ def _train(training: Training, *, report: Callable[[dict[str, Any]], None]) -> N
             plan, encoded = waiting.result()
             waiting = _read_ahead(pool, training, plan.step + 1)
             row = training.advance(plan, encoded, stop=logs is not None and logs.stop_requested)
+            if recipe.held_out.clips and _is_due(training.step, recipe.held_out.every_steps, recipe):
+                row = replace(row, held_out_loss=training.held_out_loss())
             if logs is not None:
                 logs.add(row)
-            due = training.step % recipe.checkpoints.every_steps == 0 or training.step == recipe.num_steps
-            if due or training.stopped:
+            if _is_due(training.step, recipe.checkpoints.every_steps, recipe) or training.stopped:
                 training.save(logs.rows if logs is not None else None)
                 if logs is not None:
                     logs.save()
                 report({"step": training.step, "loss": row.loss})
             if training.stopped:
                 return
+
+
+def _is_due(step: int, every: int, recipe: TrainRecipe) -> bool:
+    return step % every == 0 or step == recipe.num_steps
 
 
 def _read_ahead(pool: ThreadPoolExecutor, training: Training, step: int) -> Future[Any] | None:

@@ -81,9 +81,13 @@ def test_more_sharding_and_less_kept_need_less_memory() -> None:
         settings = EngineSettings.model_validate(engine)
         return costs.memory(BIG, settings, tokens=17_776, workers=8, on_gpu=True).total
 
-    least = need(zero_stage=3, activation_checkpointing=True)
-    assert least < need(zero_stage=2, activation_checkpointing=True) < need(zero_stage=1, activation_checkpointing=True)
-    assert need(zero_stage=2, precision="bfloat16") < need(zero_stage=2)
+    kinds = ("fsdp", "zero-3", "zero-2", "zero-1", "ddp")
+    needs = [need(kind=kind, activation_checkpointing=True) for kind in kinds]
+    assert needs == sorted(needs)
+    assert len(set(needs)) == len(kinds)
+    assert need(precision="bfloat16") < need()
+    assert need(kind="zero-2", offload=True) < need(kind="zero-2")
+    assert need(kind="fsdp") < need(kind="fsdp", replicas=4)
 
 
 def test_what_does_not_fit_is_refused_with_changes_that_make_it_fit() -> None:

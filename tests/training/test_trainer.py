@@ -37,7 +37,9 @@ NUM_STEPS = 40
 @pytest.fixture(scope="module")
 def recipe(recipe_with: Make) -> TrainRecipe:
     stage = {"steps": NUM_STEPS, "tokens_per_pack": 110, "packs_per_step": 3, "learning_rate": 2e-3, "warmup_steps": 5}
-    return recipe_with(stages=[stage], checkpoints={"every_steps": 10, "keep": 2}, samples={"count": 1, "num_steps": 2})
+    held_out = {"clips": 1, "every_steps": 15}
+    checkpoints, samples = {"every_steps": 10, "keep": 2}, {"count": 1, "num_steps": 2}
+    return recipe_with(stages=[stage], checkpoints=checkpoints, samples=samples, held_out=held_out)
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +56,8 @@ def undisturbed(
 
 
 def losses(run: str) -> list[str]:
-    return [np.float32(row.loss).tobytes().hex() for row in read_metrics(open_storage(run))]
+    rows = read_metrics(open_storage(run))
+    return [np.array([row.loss, *row.held_out_loss], np.float32).tobytes().hex() for row in rows]
 
 
 def wait_for(condition: Callable[[], Any], *, seconds: float = 280.0) -> Any:
@@ -81,11 +84,20 @@ def test_a_run_leaves_everything_the_contract_names(undisturbed: dict[str, Any])
     assert list((run / "tensorboard").iterdir())
     assert [path.name for path in sorted((run / "checkpoints").iterdir())] == ["step-000030", "step-000040"]
     page = (run / "report" / "index.html").read_text()
-    assert page.count("<svg") == 5
+    assert page.count("<svg") == 7
     assert "http://" not in page
     assert "https://" not in page
     assert page.count("<video") == len(list((run / "samples").iterdir())) == 2
     assert not (run / "work" / "ray").exists()
+
+
+def test_held_out_clips_are_asked_now_and_then_and_at_the_end(undisturbed: dict[str, Any]) -> None:
+    rows = read_metrics(open_storage(undisturbed["run"]))
+    measured = [row for row in rows if row.held_out_loss]
+    assert [row.step for row in measured] == [15, 30, 40]
+    assert {len(row.held_out_loss) for row in measured} == {5}
+    assert sum(measured[-1].held_out_loss) < sum(measured[0].held_out_loss)
+    assert all(row.flops > 0 for row in rows)
 
 
 def test_the_weights_are_a_whole_pipeline_of_the_average(undisturbed: dict[str, Any]) -> None:
