@@ -13,7 +13,9 @@ from cogvideox.denoiser import Denoiser, DenoiserConfig
 from cogvideox.denoiser.block import Block
 from cogvideox.denoiser.packing import Layout
 from cogvideox.denoiser.positions import Grid, identity_rope, rope_table
-from training.recipe import EngineSettings
+from training.fit import variant_of
+from training.lora import choose_trained
+from training.recipe import EngineSettings, TrainRecipe
 
 _BUCKET_VALUES = 2_000_000  # of a reduction, as the engine is told
 _RUNTIME_BYTES = 1 << 30  # context, kernels and libraries of a GPU process
@@ -33,6 +35,13 @@ def parameter_counts(config: DenoiserConfig) -> tuple[int, int]:
         denoiser = Denoiser(config)
     layer = sum(parameter.numel() for parameter in denoiser.blocks[0].parameters())
     return sum(parameter.numel() for parameter in denoiser.parameters()), layer
+
+
+def trained_parameters(recipe: TrainRecipe) -> int:
+    """Parameters that the recipe trains: all, those of the parts that it names, or its adapter's."""
+    with torch.device("meta"):
+        denoiser = choose_trained(Denoiser(variant_of(recipe).denoiser), recipe)
+    return sum(parameter.numel() for parameter in denoiser.parameters() if parameter.requires_grad)
 
 
 @lru_cache(maxsize=16)
@@ -92,22 +101,28 @@ _SHARDED = {"ddp": 0, "zero-1": 1, "zero-2": 2, "zero-3": 3, "fsdp": 3}
 """How much each engine shards: nothing, optimiser states, gradients too, parameters too."""
 
 
-def memory(config: DenoiserConfig, engine: EngineSettings, *, tokens: int, workers: int, on_gpu: bool) -> Memory:
-    """What a worker holds with a row of so many tokens. The engines keep weights, gradients, moments and the moving
-    average in float32, each sharded or whole; bfloat16 adds a copy of the weights in use (fsdp: of two layers)."""
+def memory(
+    config: DenoiserConfig, engine: EngineSettings, *, tokens: int, workers: int, on_gpu: bool, trained: int
+) -> Memory:
+    """What a worker holds with a row of so many tokens, where so many parameters are `trained`.
+
+    The engines keep weights, gradients, moments and the moving average in float32, each sharded or whole; bfloat16 adds
+    a copy of the weights in use (fsdp: of two layers).
+    """
     whole, layer = (4.0 * count for count in parameter_counts(config))
     sharded, low = _SHARDED[engine.kind], engine.precision == "bfloat16"
-    share = whole / max(1, workers // engine.replicas)
-    states = 2 * (share if sharded >= 1 else whole)
+    group = max(1, workers // engine.replicas)
+    learning, share = 4.0 * trained, 4.0 * trained / group
+    states = 2 * (share if sharded >= 1 else learning)
     own_values = share if engine.kind.startswith("zero") else 0.0  # ZeRO's update works on float32 values of its own
     copies = 0.0 if engine.kind == "fsdp" else whole / 2
     return Memory(
-        weights=share if sharded == 3 else whole,
-        gradients=share if sharded >= 2 else whole,
+        weights=whole / group if sharded == 3 else whole,
+        gradients=share if sharded >= 2 else learning,
         optimizer=0.0 if engine.offload else states + own_values,
-        average=share if sharded == 3 else whole / workers,
+        average=share if sharded == 3 else learning / workers,
         gathered=(2 * layer if sharded == 3 else 0.0) + (copies if low else 0.0),
-        buffers=2 * 4.0 * _BUCKET_VALUES + (whole if engine.kind == "ddp" else 0.0),
+        buffers=2 * 4.0 * _BUCKET_VALUES + (learning if engine.kind == "ddp" else 0.0),
         activations=_activations(config, engine, tokens=tokens, per_value=2 if low else 4),
         runtime=float(_RUNTIME_BYTES if on_gpu else _RUNTIME_BYTES / 2),
     )
@@ -120,14 +135,14 @@ def _activations(config: DenoiserConfig, engine: EngineSettings, *, tokens: int,
     return config.num_layers * one
 
 
-def bytes_sent(config: DenoiserConfig, engine: EngineSettings, *, workers: int, turns: int) -> float:
+def bytes_sent(config: DenoiserConfig, engine: EngineSettings, *, workers: int, turns: int, trained: int) -> float:
     """Bytes that one worker sends in a step of so many packs of its own, by rings: gradients are summed once or (where
     they are sharded) at each pack, parameters gathered once or (where they are sharded) before and behind each pack."""
-    whole, sharded = 4.0 * parameter_counts(config)[0], _SHARDED[engine.kind]
+    whole, learning, sharded = 4.0 * parameter_counts(config)[0], 4.0 * trained, _SHARDED[engine.kind]
     group = max(1, workers // engine.replicas)
     reduced = (turns if sharded >= 2 else 1) * (group - 1) / group
     gathered = (2 * turns if sharded == 3 else 1) * (group - 1) / group
     if engine.kind == "fsdp" and engine.precision == "bfloat16":
         gathered /= 2
     between_groups = 2 * (engine.replicas - 1) / engine.replicas / group
-    return whole * (reduced + gathered + between_groups)
+    return (whole if sharded == 3 else learning) * gathered + learning * (reduced + between_groups)

@@ -13,7 +13,7 @@ from training import costs
 from training.devices import Device
 from training.fit import variant_of
 from training.packs import PackOrder
-from training.recipe import EngineSettings, Stage, TrainRecipe
+from training.recipe import Stage, TrainRecipe
 from training.stages import is_image
 
 _STEPS_LOOKED_AT = 64
@@ -87,18 +87,24 @@ def plan(recipe: TrainRecipe, device: Device, *, clips: Sequence[Sequence[Indexe
 def _stage(recipe: TrainRecipe, stage: Stage, device: Device, *, clips: Sequence[IndexedClip]) -> StagePlan:
     config, workers = variant_of(recipe).denoiser, recipe.workers.count
     steps = list(_steps(recipe, stage, _some(clips)))
-    work = [[costs.forward_flops(config, clip) * _passes_of(recipe.engine) for clip in step] for step in steps]
+    work = [[costs.forward_flops(config, clip) * _passes_of(recipe) for clip in step] for step in steps]
     flops = _mean([sum(step) for step in work])
     busiest = _mean([max(sum(step[rank::workers]) for rank in range(min(workers, len(step)))) for step in work])
     tokens = _mean([sum(map(sum, step)) for step in steps])
     turns = -(-stage.packs_per_step // workers)
-    sent = costs.bytes_sent(config, recipe.engine, workers=workers, turns=turns)
+    trained = costs.trained_parameters(recipe)
+    sent = costs.bytes_sent(config, recipe.engine, workers=workers, turns=turns, trained=trained)
     seconds_sending = sent / device.link_bytes_per_second if workers > 1 else 0.0
     seconds = busiest / (device.flops_per_second * device.utilization) + seconds_sending
     held = costs.memory(
-        config, recipe.engine, tokens=stage.tokens_per_pack, workers=workers, on_gpu=device.memory_gib_is_its_own
+        config,
+        recipe.engine,
+        tokens=stage.tokens_per_pack,
+        workers=workers,
+        on_gpu=device.memory_gib_is_its_own,
+        trained=trained,
     )
-    useful = flops / _passes_of(recipe.engine) * 3
+    useful = flops / _passes_of(recipe) * (2 if recipe.is_partial else 3)
     clips_per_step = _mean([sum(len(pack) for pack in step) for step in steps])
     return StagePlan(
         name=stage.name,
@@ -144,9 +150,10 @@ def _some(clips: Sequence[IndexedClip]) -> Sequence[IndexedClip]:
     return clips if len(clips) <= _CLIPS_LOOKED_AT else random.Random(0).sample(clips, _CLIPS_LOOKED_AT)
 
 
-def _passes_of(engine: EngineSettings) -> int:
-    """Forward passes' worth of work of a step: the backward one counts twice, and layers may be computed again."""
-    return 4 if engine.activation_checkpointing else 3
+def _passes_of(recipe: TrainRecipe) -> int:
+    """Forward passes' worth of work of a step: the backward one counts twice, once where most weights stand still, and
+    layers may be computed again."""
+    return (2 if recipe.is_partial else 3) + (1 if recipe.engine.activation_checkpointing else 0)
 
 
 def _mean(values: Sequence[float]) -> float:
@@ -199,11 +206,11 @@ def _with(recipe: TrainRecipe, **changes: dict[str, Any]) -> TrainRecipe:
 
 def text(made: dict[str, Any]) -> str:
     """The plan for people: a row per stage, then the memory of the fullest."""
-    head = f"{'stage':<14}{'steps':>9}{'tokens/step':>13}{'fill':>8}{'balance':>9}{'TFLOP':>11}{'s/step':>10}"
+    head = f"{'stage':<14}{'steps':>9}{'tokens/step':>13}{'fill':>8}{'balance':>9}{'TFLOP':>14}{'s/step':>10}"
     lines = [f"{head}{'MFU':>7}{'tokens/s':>11}{'days':>9}{'price':>12}{'GiB':>8}"]
     lines += [
         f"{stage['name']:<14}{stage['steps']:>9,}{stage['tokens_per_step']:>13,.0f}{stage['fill']:>8.1%}"
-        f"{stage['balance']:>9.1%}{stage['teraflops_per_step']:>11,.2f}{stage['seconds_per_step']:>10.3f}"
+        f"{stage['balance']:>9.1%}{stage['teraflops_per_step']:>14,.2f}{stage['seconds_per_step']:>10.3f}"
         f"{stage['utilization']:>7.0%}{stage['tokens_per_second']:>11,.0f}{stage['days']:>9.2f}"
         f"{stage['price']:>12,.0f}{stage['memory_gib']:>8.1f}"
         for stage in made["stages"]

@@ -79,7 +79,7 @@ def test_activations_are_those_that_the_real_network_keeps(low: bool) -> None:
 def test_more_sharding_and_less_kept_need_less_memory() -> None:
     def need(**engine: object) -> float:
         settings = EngineSettings.model_validate(engine)
-        return costs.memory(BIG, settings, tokens=17_776, workers=8, on_gpu=True).total
+        return costs.memory(BIG, settings, tokens=17_776, workers=8, on_gpu=True, trained=5_570_283_072).total
 
     kinds = ("fsdp", "zero-3", "zero-2", "zero-1", "ddp")
     needs = [need(kind=kind, activation_checkpointing=True) for kind in kinds]
@@ -88,6 +88,19 @@ def test_more_sharding_and_less_kept_need_less_memory() -> None:
     assert need(precision="bfloat16") < need()
     assert need(kind="zero-2", offload=True) < need(kind="zero-2")
     assert need(kind="fsdp") < need(kind="fsdp", replicas=4)
+
+
+def test_an_adapter_needs_states_for_itself_alone() -> None:
+    recipe = big(precision="bfloat16", activation_checkpointing=True)
+    adapter = recipe.adapter.model_copy(update={"rank": 128})
+    lora = recipe.model_copy(update={"adapter": adapter, "initial_weights": "weights"})
+    assert costs.trained_parameters(recipe) == 5_570_283_072
+    assert costs.trained_parameters(lora) == 42 * 4 * 2 * 128 * 3072
+    all_, part = (plan(one, DEVICES["h100"]).stages[0] for one in (recipe, lora))
+    assert part.memory["optimizer"] < 0.05 * all_.memory["optimizer"]
+    assert part.memory["weights"] == all_.memory["weights"]
+    assert part.gigabytes_sent_per_step < 0.05 * all_.gigabytes_sent_per_step
+    assert part.seconds_per_step < all_.seconds_per_step
 
 
 def test_what_does_not_fit_is_refused_with_changes_that_make_it_fit() -> None:
