@@ -20,10 +20,7 @@ def variant_of(recipe: TrainRecipe) -> Variant:
     """The recipe's model card. Raises RecipeError that lists the known ones."""
     if recipe.variant not in VARIANTS:
         raise RecipeError(f"variant {recipe.variant!r} is not known.", f"Variants: {', '.join(VARIANTS)}.")
-    variant = VARIANTS[recipe.variant]
-    if variant.takes_image:
-        raise RecipeError(f"variant {recipe.variant!r}: training of image-to-video models is not built yet.")
-    return variant
+    return VARIANTS[recipe.variant]
 
 
 def fitting_clips(recipe: TrainRecipe, dataset: Storage) -> tuple[IndexedClip, ...]:
@@ -47,7 +44,7 @@ def fitting_clips(recipe: TrainRecipe, dataset: Storage) -> tuple[IndexedClip, .
 
 def _check_models(manifest: dict[str, Any], *, recipe: TrainRecipe, variant: Variant, uri: str) -> None:
     problems = []
-    if manifest.get("variant") != variant.name:
+    if not _same_latents(str(manifest.get("variant")), variant):
         problems.append(f"it was encoded for variant {manifest.get('variant')!r}, the recipe says {variant.name!r}")
     models = manifest.get("models", {})
     if models.get("scale_factor", variant.scale_factor) != variant.scale_factor:
@@ -63,6 +60,19 @@ def _check_models(manifest: dict[str, Any], *, recipe: TrainRecipe, variant: Var
         listed = "\n".join(f"  - {problem}" for problem in problems)
         hint = "Curate again with this model, or train the model that it was encoded for."
         raise InputError(f"{uri} does not fit the recipe {recipe.name!r}:\n{listed}", hint)
+
+
+def _same_latents(encoded_for: str, variant: Variant) -> bool:
+    """Whether clips encoded for one variant serve another: text-to-video and image-to-video models share them."""
+    if encoded_for == variant.name:
+        return True
+    if encoded_for not in VARIANTS:
+        return False
+
+    def facts(card: Variant) -> tuple[object, ...]:
+        return (card.autoencoder, card.scale_factor, card.text, card.denoiser.patch, card.denoiser.width, card.fps)
+
+    return facts(VARIANTS[encoded_for]) == facts(variant)
 
 
 def autoencoder_storage(recipe: TrainRecipe, variant: Variant) -> Storage:
@@ -94,8 +104,13 @@ def _check_clip(clip: IndexedClip, *, variant: Variant, uri: str) -> None:
             f"{variant.name} takes {expected}.",
             "Curate again with this variant.",
         )
+    channels = variant.denoiser.out_channels
+    if clip.latent_shape[0] != channels:
+        raise InputError(
+            f"{uri}/{clip.shard}: clip {clip.clip_id} has a latent of {clip.latent_shape[0]} channels, not {channels}."
+        )
     try:
-        grid = check_latent(clip.latent_shape, variant.denoiser)
+        grid = check_latent((variant.denoiser.in_channels, *clip.latent_shape[1:]), variant.denoiser)
     except ValueError as error:
         raise InputError(f"{uri}/{clip.shard}: clip {clip.clip_id}: {error}") from error
     if grid.num_tokens != clip.video_tokens:

@@ -18,7 +18,8 @@ class Order:
 
     def __init__(self, recipe: TrainRecipe, clips: Sequence[IndexedClip], scores: Scores) -> None:
         self._recipe, self._clips = recipe, clips
-        self._width = variant_of(recipe).denoiser.width
+        variant = variant_of(recipe)
+        self._width, self._takes_image = variant.denoiser.width, variant.takes_image
         held_out = held_out_clips(recipe.held_out, clips)
         self._numbers = [without(stage_clips(stage, clips, scores), held_out) for stage in recipe.stages]
         self._packs = [self._order(index) for index in range(len(recipe.stages))]
@@ -36,6 +37,7 @@ class Order:
             captions=self._recipe.captions,
             weighting=self._recipe.weighting,
             timesteps=self._recipe.timesteps,
+            image=self._recipe.image if self._takes_image else None,
         )
 
     def clips_of(self, stage: int) -> list[IndexedClip]:

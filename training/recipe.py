@@ -95,6 +95,17 @@ class AdapterSettings(FrozenModel):
         return (self.rank if self.alpha is None else self.alpha) / self.rank
 
 
+class ImageSettings(FrozenModel):
+    """Image-to-video: what is done to the first frame that the denoiser is given (the released training code)."""
+
+    noise_mean: float = -3.0
+    """Mean of the logarithm of the noise's standard deviation; each clip of a step draws its own."""
+    noise_std: float = Field(default=0.5, ge=0)
+    """Standard deviation of that logarithm."""
+    dropout: float = Field(default=0.05, ge=0, lt=1)
+    """Share of clips whose first frame is replaced by zeros."""
+
+
 class EngineSettings(FrozenModel):
     """How the network is spread over workers, and how it is computed."""
 
@@ -187,6 +198,8 @@ class TrainRecipe(FrozenModel):
     timesteps: Literal["step", "pack"] = "step"
     """Explicit uniform sampling: `step`: each clip of a step has an interval of 0..999 of its own; `pack`: the paper's
     form, in which each pack has one, and its clips draw from it."""
+    image: ImageSettings = ImageSettings()
+    """Read only where the variant takes an image."""
     captions: Literal["first", "any"] = "first"
     """Of clips with several captions: always the first, or each time one that seed, step and clip decide."""
     ema_decay: float = Field(default=0.999, ge=0, lt=1)

@@ -12,6 +12,7 @@ from torch import Tensor
 from cogvideox import CogVideoX, shape
 from cogvideox.guidance import Guidance
 from cogvideox.trajectory import Settings, Trajectory
+from cogvideox.variants import Variant
 from groundwork.latents import IndexedClip
 from groundwork.media import write_video
 from groundwork.storage import Storage
@@ -58,12 +59,18 @@ def _generate(
         ),
         denoiser=model.denoiser,
         positive=text,
+        image=first_frame(like, model.variant) if model.variant.takes_image else None,
         negative=torch.zeros_like(text),
     )
     state = trajectory.start()
     while not state.finished:
         state = trajectory.step(state)
     return model.decode(trajectory.latent(state))
+
+
+def first_frame(latent: Float[Tensor, "1 c t h w"], variant: Variant) -> Float[Tensor, "1 c 1 h w"]:
+    """The image that a scaled latent begins with, as an image-to-video model was trained to see it."""
+    return latent[:, :, :1] * (variant.image_latent_scale / variant.scale_factor)
 
 
 def _write(run: Storage, path: str, frames: UInt8[Tensor, "t h w 3"], *, fps: float) -> None:

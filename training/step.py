@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from cogvideox.denoiser import PackedBatch
+from cogvideox.denoiser.patches import missing_frames, pad_front
 from cogvideox.objective import (
     add_noise,
     clip_losses,
@@ -23,10 +24,11 @@ from cogvideox.objective import (
     velocity_target,
 )
 from cogvideox.schedule import NUM_TIMESTEPS, Schedule
+from cogvideox.variants import Variant
 from groundwork.latents import IndexedClip
 from training.clips import EncodedClip
 from training.packs import Pack
-from training.recipe import Stage
+from training.recipe import ImageSettings, Stage
 
 Weighting = Literal["sample", "sqrt_token", "token"]
 NUM_STRATA = 10
@@ -44,6 +46,10 @@ class Draw:
     """Its share of the step's loss; the shares of a step sum to 1."""
     caption: int = 0
     """Which of the clip's captions."""
+    drop_image: bool = False
+    """Whether the first frame is withheld (image-to-video)."""
+    image_noise: float = 0.0
+    """Standard deviation of the noise on the first frame's latent (image-to-video)."""
 
 
 @dataclass(frozen=True)
@@ -80,9 +86,10 @@ def plan_step(
     weighting: Weighting = "sample",
     captions: Literal["first", "any"] = "first",
     timesteps: Literal["step", "pack"] = "step",
+    image: ImageSettings | None = None,
 ) -> StepPlan:
     """Timesteps by explicit uniform sampling over all clips of the step (paper, section 3.3), captions, text dropout,
-    weights.
+    weights, and with `image` what is done to first frames.
 
     A clip that a step sees twice gets a second name, so that its noise differs. With weighted losses the strata are
     laid inside each octave of length. `timesteps="pack"`: the paper's form, a pack in place of its rank.
@@ -109,6 +116,8 @@ def plan_step(
                 _chance(seed, step, "text", name) < text_dropout,
                 share / sum(shares),
                 int(_chance(seed, step, "caption", name) * clips[number].num_captions) if captions == "any" else 0,
+                image is not None and _chance(seed, step, "image", name) < image.dropout,
+                0.0 if image is None else _image_noise(seed, step, name, image=image),
             )
             for number, name, timestep, share in zip(numbers, names, drawn, shares, strict=True)
         ]
@@ -130,14 +139,24 @@ class Question:
         return Question(self.batch.to(device), targets, self.weights.to(device))
 
 
-def ask(draws: Sequence[Draw], encoded: Sequence[EncodedClip], *, seed: int, step: int, schedule: Schedule) -> Question:
-    """Noisy float32 latents, their timesteps and (perhaps dropped) texts, with the velocity targets."""
+def ask(draws: Sequence[Draw], encoded: Sequence[EncodedClip], *, seed: int, step: int, variant: Variant) -> Question:
+    """Noisy float32 latents, their timesteps and (perhaps dropped) texts, with the velocity targets.
+
+    Where a token holds two latent frames, an odd count is completed at the front before noise is added, as generation
+    does. Where the model takes an image, its channels follow: see `condition`.
+    """
+    schedule = Schedule(variant.snr_shift)
     noisy, targets, texts = [], [], []
     for draw, clip in zip(draws, encoded, strict=True):
-        latent = clip.draw(seed=seed, step=step, name=draw.name)[None]
+        clean = clip.draw(seed=seed, step=step, name=draw.name)
+        latent = pad_front(clean, variant.denoiser)[None]
         noise = noise_for(seed, step, draw.name, latent.shape)
         timestep = torch.tensor([draw.timestep])
-        noisy.append(add_noise(latent, noise, timestep=timestep, schedule=schedule)[0])
+        asked = add_noise(latent, noise, timestep=timestep, schedule=schedule)[0]
+        if variant.takes_image:
+            image = condition(clean, draw, seed=seed, step=step, variant=variant)
+            asked = torch.cat((asked, image))
+        noisy.append(asked)
         targets.append(velocity_target(latent, noise, timestep=timestep, schedule=schedule)[0])
         text = clip.text_embedding.float()
         texts.append(torch.zeros_like(text) if draw.drop_text else text)
@@ -146,6 +165,26 @@ def ask(draws: Sequence[Draw], encoded: Sequence[EncodedClip], *, seed: int, ste
         targets=tuple(targets),
         weights=torch.tensor([draw.weight for draw in draws], dtype=torch.float32),
     )
+
+
+def condition(
+    latent: Float[Tensor, "c t h w"], draw: Draw, *, seed: int, step: int, variant: Variant
+) -> Float[Tensor, "c t2 h w"]:
+    """The image's channels of a clip: its first latent frame with noise, then zeros; all zeros where it is withheld.
+
+    As in the released training code (and section 3.4 of the paper), but for two things that only pixels could give:
+    there the image is encoded alone, and the noise is added before that. Here it is the first frame of the clip's own
+    latent, which sees the same single picture, and the noise is added to it.
+    """
+    count = latent.shape[1] + missing_frames(latent.shape[1], variant.denoiser)
+    channels = latent.new_zeros(latent.shape[0], count, *latent.shape[2:])
+    if draw.drop_image:
+        return channels
+    first = latent[:, :1]
+    noise = noise_for(seed, step, f"{draw.name}/image", first.shape)
+    held = 1 + (count - latent.shape[1] if variant.image_placement == "repeated" else 0)
+    channels[:, :held] = (first + draw.image_noise * noise) * (variant.image_latent_scale / variant.scale_factor)
+    return channels
 
 
 def losses_of(question: Question, velocities: Sequence[Float[Tensor, "c t h w"]]) -> Float[Tensor, " clips"]:
@@ -182,6 +221,11 @@ def _names(clip_ids: Iterable[str]) -> list[str]:
 
 def _amount(video_tokens: int, weighting: Weighting) -> float:
     return {"sample": 1.0, "sqrt_token": math.sqrt(video_tokens), "token": float(video_tokens)}[weighting]
+
+
+def _image_noise(seed: int, step: int, name: str, *, image: ImageSettings) -> float:
+    spread = noise_for(seed, step, f"{name}/image-noise", (1,))
+    return math.exp(image.noise_mean + image.noise_std * float(spread))
 
 
 def _chance(*words: str | int) -> float:

@@ -14,7 +14,6 @@ import torch
 import torch.distributed as dist
 
 from cogvideox.objective import stream_seed
-from cogvideox.schedule import Schedule
 from groundwork.config import recipe_hash
 from groundwork.errors import RunError, StorageError
 from groundwork.storage import Storage, open_storage
@@ -62,7 +61,6 @@ class Training:
         dataset = open_storage(job.dataset)
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
         self.variant = variant_of(recipe)
-        self.schedule = Schedule(self.variant.snr_shift)
         self.clips = fitting_clips(recipe, dataset)
         self.reader = ClipReader(dataset, self.clips)
         self.order = Order(recipe, self.clips, read_scores(dataset, recipe, self.clips))
@@ -102,7 +100,7 @@ class Training:
         losses = torch.zeros(len(plan.draws) + 1, device=device)  # the last place: worker 0 was asked to stop
         share = plan.share(self.rank, self.world)
         for turn, ((first, draws), clips) in enumerate(zip(share, encoded, strict=True), start=1):
-            question = ask(draws, clips, seed=self.recipe.seed, step=plan.step, schedule=self.schedule).to(device)
+            question = ask(draws, clips, seed=self.recipe.seed, step=plan.step, variant=self.variant).to(device)
             if self.recipe.adapter.dropout:  # by pack, so that it knows neither the workers nor a resume
                 torch.manual_seed(stream_seed(self.recipe.seed, plan.step, "dropout", first))
             answer = velocities(self.engine(question.batch), [target.shape for target in question.targets])

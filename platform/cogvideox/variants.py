@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Literal
 
@@ -124,6 +124,13 @@ TOY = Variant(
     precision="float32",
 )
 
+TOY_I2V = replace(
+    TOY,
+    name="toy-i2v",
+    denoiser=replace(TOY.denoiser, in_channels=32),
+    image_latent_scale=TOY.scale_factor,
+)
+
 COGVIDEOX_2B = Variant(
     name="cogvideox-2b",
     denoiser=DenoiserConfig(num_layers=30, num_heads=30, positions="sincos"),
@@ -195,6 +202,7 @@ VARIANTS: Mapping[str, Variant] = MappingProxyType(
         variant.name: variant
         for variant in (
             TOY,
+            TOY_I2V,
             COGVIDEOX_2B,
             COGVIDEOX_5B,
             COGVIDEOX_5B_I2V,

@@ -47,3 +47,21 @@ def test_pretraining_follows_the_papers_tables(size: str) -> None:
     assert recipe.stages[-1].best == {"aesthetic_score": 0.2}
     for stage, longest in zip(recipe.stages, [(49, 256, 384), (49, 480, 720), (161, 768, 1360)], strict=False):
         assert 1 <= stage.tokens_per_pack / tokens(recipe.variant, *longest) < 1.25
+
+
+@pytest.mark.parametrize("size", ["2b", "5b", "1.5-5b"])
+def test_fine_tuning_follows_the_released_settings(size: str) -> None:
+    full, adapter = loaded(f"finetune-{size}"), loaded(f"lora-{size}")
+    assert (full.stages[0].learning_rate, full.optimizer.gradient_clip, full.stages[0].steps) == (1e-5, 0.1, 500)
+    assert (adapter.adapter.rank, adapter.adapter.scale, adapter.stages[0].steps) == (128, 0.5, 1000)
+    assert full.initial_weights == adapter.initial_weights == f"weights/{full.variant}"
+    assert not full.is_partial
+    assert adapter.is_partial
+
+
+@pytest.mark.parametrize("size", ["toy", "5b", "1.5-5b"])
+def test_image_to_video_starts_from_its_text_to_video_twin(size: str) -> None:
+    recipe = loaded(f"i2v-{size}")
+    assert variant_of(recipe).takes_image
+    assert (recipe.image.noise_mean, recipe.image.noise_std, recipe.image.dropout) == (-3.0, 0.5, 0.05)
+    assert recipe.stages[0].images == 0

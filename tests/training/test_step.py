@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from cogvideox.schedule import Schedule
+from cogvideox.variants import VARIANTS
 from groundwork.latents import IndexedClip
 from training.clips import EncodedClip
 from training.recipe import Stage
@@ -63,7 +64,7 @@ def test_noise_knows_only_seed_step_and_clip() -> None:
     encoded = {n: EncodedClip(torch.randn(16, 1, 4, 6).bfloat16(), torch.randn(4, 8).bfloat16()) for n in range(10)}
 
     def asked(draws: tuple[Draw, ...], step: int) -> Question:
-        return ask(draws, [encoded[draw.clip] for draw in draws], seed=3, step=step, schedule=Schedule())
+        return ask(draws, [encoded[draw.clip] for draw in draws], seed=3, step=step, variant=VARIANTS["toy"])
 
     for draws in plan(7).packs:
         together = asked(draws, 7)
@@ -105,7 +106,7 @@ def test_a_clip_that_a_step_sees_twice_gets_other_noise() -> None:
 def test_the_loss_is_the_weighted_error_of_the_clean_latent() -> None:
     draws, encoded = plan(2).packs[0], EncodedClip(torch.randn(16, 1, 4, 6).bfloat16(), torch.randn(4, 8).bfloat16())
     schedule = Schedule()
-    question = ask(draws, [encoded] * 3, seed=3, step=2, schedule=schedule)
+    question = ask(draws, [encoded] * 3, seed=3, step=2, variant=VARIANTS["toy"])
     answer = [torch.randn_like(target) for target in question.targets]
     for draw, noisy, velocity, loss in zip(
         draws, question.batch.latents, answer, losses_of(question, answer), strict=True
