@@ -42,8 +42,9 @@ class LoraLinear(nn.Linear):
         self.lora_up = nn.Parameter(torch.zeros(layer.out_features, settings.rank, device=layer.weight.device))
 
     def forward(self, tokens: Float[Tensor, "*n d"]) -> Float[Tensor, "*n d_out"]:
-        """The layer's answer and the adapter's. Dropout draws from torch's own generator: seed it by the step."""
-        inner = F.linear(F.dropout(tokens, self.dropout, self.training), self.lora_down)
+        """The layer's answer and the adapter's. Dropout draws from torch's own generator, and only where it learns."""
+        learns = self.training and torch.is_grad_enabled()
+        inner = F.linear(F.dropout(tokens, self.dropout, learns), self.lora_down)
         answer: Tensor = F.linear(tokens, self.weight, self.bias) + self.scale * F.linear(inner, self.lora_up)
         return answer
 

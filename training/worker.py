@@ -139,7 +139,7 @@ class Training:
         plan = held_out_plan(settings, self.clips, budget=budget)
         losses = torch.zeros(len(plan.draws))
         for (first, draws), clips in zip(plan.share(self.rank, self.world), self.read(plan), strict=True):
-            question = ask(draws, clips, seed=recipe.seed, step=plan.step, schedule=self.schedule)
+            question = ask(draws, clips, seed=recipe.seed, step=plan.step, variant=self.variant)
             with torch.no_grad():
                 answer = velocities(self.engine(question.batch), [target.shape for target in question.targets])
             if question.weights.any():
