@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from cogvideox.objective import stream_seed
@@ -37,11 +38,12 @@ def held_out_plan(settings: HeldOutSettings, clips: Sequence[IndexedClip], *, bu
 
 
 def by_timestep(settings: HeldOutSettings, plan: StepPlan, losses: Sequence[float]) -> list[float]:
-    """Mean loss at each timestep, in the settings' order."""
+    """Mean loss at each timestep, in the settings' order; damaged clips (NaN) do not count."""
     found: dict[int, list[float]] = {at: [] for at in settings.timesteps}
     for draw, loss in zip(plan.draws, losses, strict=True):
-        found[draw.timestep].append(loss)
-    return [sum(values) / len(values) for values in found.values()]
+        if not math.isnan(loss):
+            found[draw.timestep].append(loss)
+    return [sum(values) / len(values) if values else math.nan for values in found.values()]
 
 
 def without(numbers: Sequence[int], held_out: Pack) -> tuple[int, ...]:

@@ -24,7 +24,7 @@ class StepMetrics:
     `gradient_norm` is before clipping; `tokens` are text and video of all clips, `flops` what training on them takes
     at least (three forward passes; recomputed layers count once); the strata are tenths of the
     timesteps, from nearly clean to pure noise, NaN where the step had none; `held_out_loss` at
-    each of the recipe's timesteps, empty where none was measured.
+    each of the recipe's timesteps, empty where none was measured; `damaged` clips were left out.
     """
 
     step: int
@@ -39,6 +39,7 @@ class StepMetrics:
     stratum_loss: list[float]
     stratum_clips: list[int]
     held_out_loss: list[float] = field(default_factory=list)
+    damaged: int = 0
 
     SCHEMA: ClassVar[pa.Schema] = pa.schema(
         [
@@ -54,6 +55,7 @@ class StepMetrics:
             ("stratum_loss", pa.list_(pa.float32())),
             ("stratum_clips", pa.list_(pa.int32())),
             ("held_out_loss", pa.list_(pa.float32())),
+            ("damaged", pa.int32()),
         ]
     )
 

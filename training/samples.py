@@ -34,6 +34,8 @@ def write_samples(
     every = max(1, len(clips) // settings.count)
     for number in range(0, len(clips), every)[: settings.count]:
         encoded = reader.read(number)
+        if encoded.damaged:
+            continue
         name = f"{SAMPLES}/{clips[number].clip_id[:12]}"
         latent = encoded.latent.float()[None]
         films = {"generated": _generate(model, encoded.text_embedding, latent, settings=settings)}

@@ -143,7 +143,7 @@ def ask(draws: Sequence[Draw], encoded: Sequence[EncodedClip], *, seed: int, ste
     """Noisy float32 latents, their timesteps and (perhaps dropped) texts, with the velocity targets.
 
     Where a token holds two latent frames, an odd count is completed at the front before noise is added, as generation
-    does. Where the model takes an image, its channels follow: see `condition`.
+    does. Where the model takes an image, its channels follow: see `condition`. What is damaged weighs nothing.
     """
     schedule = Schedule(variant.snr_shift)
     noisy, targets, texts = [], [], []
@@ -163,7 +163,7 @@ def ask(draws: Sequence[Draw], encoded: Sequence[EncodedClip], *, seed: int, ste
     return Question(
         batch=PackedBatch(tuple(noisy), torch.tensor([draw.timestep for draw in draws]), tuple(texts)),
         targets=tuple(targets),
-        weights=torch.tensor([draw.weight for draw in draws], dtype=torch.float32),
+        weights=torch.tensor([0.0 if clip.damaged else draw.weight for draw, clip in zip(draws, encoded, strict=True)]),
     )
 
 
@@ -193,8 +193,17 @@ def losses_of(question: Question, velocities: Sequence[Float[Tensor, "c t h w"]]
     return torch.cat([clip_losses(velocity[None], target[None]) for velocity, target in pairs])
 
 
+def step_loss(losses: Float[Tensor, " n"], weights: Float[Tensor, " n"]) -> float:
+    """The clips' losses by their weights; damaged clips, which have none (NaN), are left out of both."""
+    whole = ~losses.isnan()
+    share = 1.0 if whole.all() else float(weights[whole].sum())
+    return float((weights * losses)[whole].sum()) / share
+
+
 def strata(losses: Float[Tensor, " n"], timesteps: Int[Tensor, " n"]) -> tuple[list[float], list[int]]:
-    """Mean loss and number of clips per tenth of the timesteps; NaN where a tenth has none."""
+    """Mean loss and number of clips per tenth of the timesteps; NaN where a tenth has none. Clips without a loss (NaN)
+    do not count."""
+    losses, timesteps = losses[~losses.isnan()], timesteps[~losses.isnan()]
     tenth = timesteps * NUM_STRATA // NUM_TIMESTEPS
     counts = torch.bincount(tenth, minlength=NUM_STRATA)
     sums = torch.zeros(NUM_STRATA, dtype=torch.float64).index_add_(0, tenth, losses.double())

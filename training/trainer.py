@@ -20,6 +20,7 @@ from training.export import WEIGHTS, export_weights
 from training.fit import fitting_clips
 from training.initial import frozen_base
 from training.metrics import read_metrics
+from training.quarantine import damaged_clips
 from training.recipe import TrainRecipe
 from training.report import write_report
 from training.run_folder import SUMMARY, finished_summary, open_run
@@ -92,6 +93,7 @@ def _finish(
         "seconds": round(seconds, 2),
         "steps_per_second": round(len(rows) / sum(row.seconds for row in rows), 3),
         "clips": num_clips,
+        "damaged_clips": damaged_clips(run),
         "weights": run.child(WEIGHTS).uri,
         "weights_sha256": digest,
         "report": run.child("report/index.html").uri,

@@ -15,7 +15,7 @@ import torch.distributed as dist
 
 from cogvideox.objective import stream_seed
 from groundwork.config import recipe_hash
-from groundwork.errors import RunError, StorageError
+from groundwork.errors import InputError, RunError, StorageError
 from groundwork.storage import Storage, open_storage
 from groundwork.telemetry import get_logger
 from training import checkpoint
@@ -30,9 +30,10 @@ from training.lora import choose_trained, trained_names
 from training.metrics import Curves, StepMetrics, read_metrics, speed, write_metrics
 from training.order import Order
 from training.parallelize import parallelize, velocities
+from training.quarantine import QUARANTINE, note_damaged
 from training.recipe import TrainRecipe
 from training.stages import read_scores
-from training.step import StepPlan, ask, learning_rate, losses_of, strata
+from training.step import Draw, StepPlan, ask, learning_rate, losses_of, step_loss, strata
 
 PROGRESS = "work/progress.json"
 STOP = "work/stop"
@@ -87,7 +88,21 @@ class Training:
     def read(self, plan: StepPlan) -> list[list[EncodedClip]]:
         """The clips of this worker's packs of a step."""
         share = plan.share(self.rank, self.world)
-        return [[self.reader.read(draw.clip, caption=draw.caption) for draw in draws] for _, draws in share]
+        return [[self._read(draw) for draw in draws] for _, draws in share]
+
+    def _read(self, draw: Draw) -> EncodedClip:
+        clip = self.reader.read(draw.clip, caption=draw.caption)
+        if clip.damaged:
+            note_damaged(self.run, self.clips[draw.clip], clip.damaged)
+        return clip
+
+    def _check_damaged(self, losses: torch.Tensor) -> int:
+        """How many clips of the step were damaged. Raises InputError where less than half of them could be read."""
+        count = int(losses.isnan().sum())
+        if 2 * count > len(losses):
+            hint = f"Look at {self.run.child(QUARANTINE).uri}, and run the curation again: it makes what is missing."
+            raise InputError(f"Step {self.step}: {count} of its {len(losses)} clips are damaged.", hint)
+        return count
 
     def advance(self, plan: StepPlan, encoded: list[list[EncodedClip]], *, stop: bool = False) -> StepMetrics:
         """One optimiser step over this worker's packs; every worker returns the same losses.
@@ -106,8 +121,8 @@ class Training:
             answer = velocities(self.engine(question.batch), [target.shape for target in question.targets])
             errors = losses_of(question, answer)
             self.engine.backward((question.weights * errors).sum(), last=turn == len(share))
-            if question.weights.any():
-                losses[first : first + len(draws)] = errors.detach()
+            if draws[0].weight:
+                losses[first : first + len(draws)] = _without_damaged(errors.detach(), clips)
         rate = learning_rate(stage, inside)
         norm = self._update(rate)
         self.average.update(self.engine.local_values(), decay=decay_at(plan.step, self.recipe.ema_decay))
@@ -115,13 +130,14 @@ class Training:
         dist.all_reduce(losses)  # each place has one contributor: exact, in any order
         self.step, self.stopped = plan.step + 1, bool(losses[-1])
         losses = losses[:-1].cpu()
+        damaged = self._check_damaged(losses)
         by_stratum, counts = strata(losses, torch.tensor([draw.timestep for draw in plan.draws]))
         weights = torch.tensor([draw.weight for draw in plan.draws], dtype=torch.float32)
         lengths = [self.clips[draw.clip].num_tokens for draw in plan.draws]
         return StepMetrics(
             step=self.step,
             stage=stage.name,
-            loss=float((weights * losses).sum()),
+            loss=step_loss(losses, weights),
             learning_rate=rate,
             gradient_norm=norm,
             seconds=time.perf_counter() - began,
@@ -130,6 +146,7 @@ class Training:
             flops=3 * forward_flops(self.variant.denoiser, lengths),
             stratum_loss=by_stratum,
             stratum_clips=counts,
+            damaged=damaged,
         )
 
     def held_out_loss(self) -> list[float]:
@@ -137,13 +154,14 @@ class Training:
         settings, recipe = self.recipe.held_out, self.recipe
         budget = max(stage.tokens_per_pack for stage in recipe.stages)
         plan = held_out_plan(settings, self.clips, budget=budget)
-        losses = torch.zeros(len(plan.draws))
+        losses = torch.zeros(len(plan.draws), device=self.engine.device)
         for (first, draws), clips in zip(plan.share(self.rank, self.world), self.read(plan), strict=True):
             question = ask(draws, clips, seed=recipe.seed, step=plan.step, variant=self.variant)
+            question = question.to(self.engine.device)
             with torch.no_grad():
                 answer = velocities(self.engine(question.batch), [target.shape for target in question.targets])
-            if question.weights.any():
-                losses[first : first + len(draws)] = losses_of(question, answer)
+            if draws[0].weight:
+                losses[first : first + len(draws)] = _without_damaged(losses_of(question, answer), clips)
         dist.all_reduce(losses)
         return by_timestep(settings, plan, losses.tolist())
 
@@ -229,6 +247,12 @@ def _train(training: Training, *, report: Callable[[dict[str, Any]], None]) -> N
                 report({"step": training.step, "loss": row.loss})
             if training.stopped:
                 return
+
+
+def _without_damaged(losses: torch.Tensor, clips: list[EncodedClip]) -> torch.Tensor:
+    """NaN in place of what a damaged clip gives."""
+    damaged = torch.tensor([bool(clip.damaged) for clip in clips], device=losses.device)
+    return losses.masked_fill(damaged, torch.nan)
 
 
 def _is_due(step: int, every: int, recipe: TrainRecipe) -> bool:
