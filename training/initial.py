@@ -77,9 +77,12 @@ def initial_weights(recipe: TrainRecipe) -> Storage:
 
 
 def frozen_base(recipe: TrainRecipe) -> str:
-    """What identifies the weights that a run leaves as they are: a sha256 over their files; empty where it has none."""
-    if not recipe.is_partial:
+    """What identifies the weights that a run leaves as they are: a sha256 over their files; empty where it has none.
+
+    Raises WeightsError where the recipe starts from weights that are not there.
+    """
+    folder = initial_weights(recipe) if recipe.initial_weights else None
+    if folder is None or not recipe.is_partial:
         return ""
-    folder = initial_weights(recipe)
     files = {name: folder.checksum(name) for name in folder.list(suffix=".safetensors")}
     return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()

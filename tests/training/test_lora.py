@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -20,16 +21,18 @@ from safetensors import safe_open
 from cogvideox import CogVideoX
 from cogvideox.denoiser import Denoiser
 from cogvideox.variants import VARIANTS
-from cogvideox.weights import load_denoiser, load_lora, merge_lora, save_lora, save_pipeline
+from cogvideox.weights import load_denoiser, load_lora, merge_lora, save_denoiser, save_lora, save_pipeline
 from cogvideox.weights.lora import Adapter
-from groundwork.errors import RecipeError
+from groundwork.errors import RecipeError, WeightsError
 from groundwork.storage import Storage, open_storage
 from tests.support.denoisers import ask_diffusers, random_denoiser, relative_error
 from training import checkpoint
 from training.export import export_weights
+from training.initial import frozen_base
 from training.lora import LoraLinear, choose_trained, trained_names
 from training.metrics import read_metrics
 from training.recipe import TrainRecipe
+from training.run_folder import open_run
 
 TOY = VARIANTS["toy"]
 Make = Callable[..., TrainRecipe]
@@ -82,7 +85,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory, dataset: Path, recipe_with: M
 
     dropping = {"adapter": ADAPTER["adapter"] | {"dropout": 0.2}, "engine": {"kind": "ddp"}}
     start("adapter", **ADAPTER, stages=[STAGE | {"steps": 30, "learning_rate": 1e-2}])
-    start("adapter-sharded", **ADAPTER, engine={"kind": "zero-3"})
+    start("adapter-sharded", adapter=ADAPTER["adapter"] | {"merged": False}, engine={"kind": "zero-3"})
     start("dropping", **dropping)
     start("resumed", last=4, **dropping)
     start("resumed", **dropping)
@@ -92,7 +95,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory, dataset: Path, recipe_with: M
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     mp.spawn(work, (2, port, starts), nprocs=2)
-    for name in ("adapter", "part"):
+    for name in ("adapter", "adapter-sharded", "part"):
         run = open_storage(folder / name)
         export_weights(run, newest(run), recipe=recipes[name])
     return lambda name: open_storage(folder / name)
@@ -183,6 +186,25 @@ def test_a_new_adapter_answers_as_the_layer_itself(recipe_with: Make) -> None:
     assert torch.equal(*answers)
     assert len(trained_names(adapted)) == 4 * 2 * 2
     assert isinstance(adapted.get_submodule("blocks.0.feed_forward.down"), LoraLinear)
+
+
+def test_an_adapter_alone_is_exported_where_no_merged_model_is_wanted(runs: Runs) -> None:
+    file = "adapter/pytorch_lora_weights.safetensors"
+    assert runs("adapter-sharded").list("weights") == [f"weights/{file}", f"weights/plain/{file}"]
+
+
+def test_a_run_does_not_go_on_over_other_frozen_weights(base: Path, recipe_with: Make, tmp_path: Path) -> None:
+    copied, run = Path(shutil.copytree(base, tmp_path / "base")), open_storage(tmp_path / "run")
+    recipe = recipe_with(initial_weights=str(copied), **ADAPTER)
+    open_run(run, recipe, dataset="d", dataset_hash="h", base=frozen_base(recipe))
+    open_run(run, recipe, dataset="d", dataset_hash="h", base=frozen_base(recipe))
+    save_denoiser(random_denoiser(TOY.denoiser, seed=1), copied / "transformer")
+    with pytest.raises(RecipeError, match="holds other tensors than at the start"):
+        open_run(run, recipe, dataset="d", dataset_hash="h", base=frozen_base(recipe))
+    shutil.rmtree(copied)
+    with pytest.raises(WeightsError, match="holds no transformer"):
+        frozen_base(recipe)
+    assert frozen_base(recipe_with()) == ""
 
 
 @pytest.mark.parametrize(
