@@ -128,14 +128,24 @@ def memory(
     )
 
 
+_SAVED_WIDTHS = {"attention": 1, "linear": 9}
+"""Results in widths of a token: of attention one; query, key, value and out one each, feed-forward four and one."""
+
+
 def _activations(config: DenoiserConfig, engine: EngineSettings, *, tokens: int, per_value: int) -> float:
+    tokens = -(-tokens // engine.sequence_parallel)
     one = layer_activation_bytes(config, bfloat16=per_value == 2) * tokens * config.width
-    if engine.activation_checkpointing:
-        return config.num_layers * tokens * config.width * per_value + one
-    return config.num_layers * one
+    again, mode = config.num_layers * engine.recomputed, engine.activation_checkpointing
+    # What recomputed layers keep, in widths of a token: their input, and the results of operations that are kept.
+    widths = 1 + (sum(_SAVED_WIDTHS[name] for name in mode) if isinstance(mode, tuple) else 0)
+    return (
+        again * widths * tokens * config.width * per_value + (config.num_layers - again) * one + (one if again else 0)
+    )
 
 
-def bytes_sent(config: DenoiserConfig, engine: EngineSettings, *, workers: int, turns: int, trained: int) -> float:
+def bytes_sent(
+    config: DenoiserConfig, engine: EngineSettings, *, workers: int, turns: int, trained: int, tokens: int
+) -> float:
     """Bytes that one worker sends in a step of so many packs of its own, by rings: gradients are summed once or (where
     they are sharded) at each pack, parameters gathered once or (where they are sharded) before and behind each pack."""
     whole, learning, sharded = 4.0 * parameter_counts(config)[0], 4.0 * trained, _SHARDED[engine.kind]
@@ -145,4 +155,14 @@ def bytes_sent(config: DenoiserConfig, engine: EngineSettings, *, workers: int, 
     if engine.kind == "fsdp" and engine.precision == "bfloat16":
         gathered /= 2
     between_groups = 2 * (engine.replicas - 1) / engine.replicas / group
-    return (whole if sharded == 3 else learning) * gathered + learning * (reduced + between_groups)
+    states = (whole if sharded == 3 else learning) * gathered + learning * (reduced + between_groups)
+    return states + turns * _exchanged(config, engine, tokens=tokens)
+
+
+def _exchanged(config: DenoiserConfig, engine: EngineSettings, *, tokens: int) -> float:
+    """Bytes that a worker sends for a row of so many tokens that it shares: in each layer queries, keys, values and
+    their answer, in the forward pass, in the backward one, and where the layer is computed again."""
+    count = engine.sequence_parallel
+    passes = 2 + engine.recomputed
+    per_value = 2 if engine.precision == "bfloat16" else 4
+    return config.num_layers * passes * 4 * config.width * per_value * tokens / count * (count - 1) / count

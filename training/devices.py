@@ -18,6 +18,7 @@ from training import costs
 from training.fit import variant_of
 from training.metrics import read_metrics
 from training.recipe import TrainRecipe
+from training.recompute import apply_recompute
 
 _GIB = 1 << 30
 _PUBLISHED = 0.40
@@ -65,7 +66,7 @@ def chosen_device(name: str, recipe: TrainRecipe, *, run: str, changes: Mapping[
     variant, workers = variant_of(recipe), recipe.workers.count
     if name == HERE:
         tokens = max(stage.tokens_per_pack for stage in recipe.stages)
-        device = this_machine(variant, tokens=tokens, recompute=recipe.engine.activation_checkpointing, workers=workers)
+        device = this_machine(variant, tokens=tokens, recompute=recipe.engine.recomputed > 0, workers=workers)
     else:
         device = device_named(name)
     if run:
@@ -99,7 +100,7 @@ def this_machine(variant: Variant, *, tokens: int, recompute: bool, workers: int
     denoiser = Denoiser(config).initialize(seed=0).train()
     kind = "cuda" if torch.cuda.is_available() else "cpu"
     denoiser = denoiser.to(kind)
-    denoiser.activation_checkpointing = recompute
+    apply_recompute(denoiser, "full" if recompute else "none")
     batch = _batch(variant, config, tokens=tokens, device=kind)
     lengths = batch.layout(config).clip_lengths
     seconds = min(_seconds(denoiser, batch, kind=kind) for _ in range(3))

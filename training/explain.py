@@ -18,6 +18,7 @@ def explain(recipe: TrainRecipe, clips: Sequence[IndexedClip], scores: Scores, *
     if not 1 <= step <= recipe.num_steps:
         raise UsageError(f"--step {step}: the schedule has steps 1 to {recipe.num_steps}.", "")
     plan, world = Order(recipe, clips, scores).step(step - 1), recipe.workers.count
+    together = recipe.engine.sequence_parallel  # a row's workers; the first of them is named
     stage = recipe.stages[recipe.stage_at(step - 1)[0]]
     packs = []
     for number, draws in enumerate(plan.packs):
@@ -25,7 +26,7 @@ def explain(recipe: TrainRecipe, clips: Sequence[IndexedClip], scores: Scores, *
         packs.append(
             {
                 "pack": number,
-                "worker": number % world,
+                "worker": number % (world // together) * together,
                 "tokens": tokens,
                 "fill": round(tokens / stage.tokens_per_pack, 4),
                 "clips": [_clip(draw, clips[draw.clip]) for draw in draws],

@@ -1,6 +1,6 @@
 """A plain denoiser becomes one that trains on many workers; the network itself does not know.
 
-In order: activation checkpointing, then the engine. Each is one function here, and each is a choice of the recipe.
+In order: sequence parallel, activation checkpointing, the engine. Each is one function, and a choice of the recipe.
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ from torch import Tensor, nn
 
 from cogvideox.denoiser import Denoiser, PackedBatch
 from cogvideox.denoiser.block import Block
-from groundwork.errors import RecipeError
 from training.engines import Engine
 from training.engines.ddp import DdpEngine
 from training.engines.fsdp import FsdpEngine
+from training.engines.groups import check_workers, sequence_group
 from training.engines.zero import ZeroEngine
 from training.recipe import EngineSettings, OptimizerSettings
+from training.recompute import apply_recompute
 
 
 class PackedDenoiser(nn.Module):
@@ -49,24 +50,15 @@ def parallelize(denoiser: Denoiser, *, engine: EngineSettings, optimizer: Optimi
 
     Raises RecipeError where the number of workers does not fit.
     """
-    check_workers(engine, dist.get_world_size())
-    apply_activation_checkpointing(denoiser, enabled=engine.activation_checkpointing)
+    check_workers(engine, workers=dist.get_world_size(), heads=denoiser.config.num_heads)
+    apply_sequence_parallel(denoiser, count=engine.sequence_parallel)
+    apply_recompute(denoiser, engine.activation_checkpointing)
     return apply_engine(denoiser, engine=engine, optimizer=optimizer)
 
 
-def check_workers(engine: EngineSettings, count: int) -> None:
-    """Raises RecipeError that lists what is allowed where `count` workers cannot be grouped as the recipe says."""
-    if count % engine.replicas:
-        allowed = ", ".join(str(n) for n in range(1, count + 1) if count % n == 0)
-        raise RecipeError(
-            f"engine.replicas is {engine.replicas}: {count} workers do not form as many equal groups.",
-            f"Allowed with {count} workers: {allowed}.",
-        )
-
-
-def apply_activation_checkpointing(denoiser: Denoiser, *, enabled: bool) -> None:
-    """Each layer is computed again in the backward pass instead of keeping its activations."""
-    denoiser.activation_checkpointing = enabled
+def apply_sequence_parallel(denoiser: Denoiser, *, count: int) -> None:
+    """Every row of tokens is shared by `count` workers."""
+    denoiser.sequence_group = sequence_group(count)
 
 
 def apply_engine(denoiser: Denoiser, *, engine: EngineSettings, optimizer: OptimizerSettings) -> Engine:

@@ -11,6 +11,7 @@ from groundwork.errors import RecipeError
 from groundwork.latents import IndexedClip
 from training import costs
 from training.devices import Device
+from training.engines.groups import check_workers
 from training.fit import variant_of
 from training.packs import PackOrder
 from training.recipe import Stage, TrainRecipe
@@ -73,6 +74,7 @@ def plan(recipe: TrainRecipe, device: Device, *, clips: Sequence[Sequence[Indexe
 
     Raises RecipeError for the first stage that does not fit into the device's memory, with changes that make it fit.
     """
+    check_workers(recipe.engine, workers=recipe.workers.count, heads=variant_of(recipe).denoiser.num_heads)
     chosen = clips or [()] * len(recipe.stages)
     pairs = list(zip(recipe.stages, chosen, strict=True))
     stages = tuple(_stage(recipe, stage, device, clips=some) for stage, some in pairs)
@@ -85,15 +87,18 @@ def plan(recipe: TrainRecipe, device: Device, *, clips: Sequence[Sequence[Indexe
 
 
 def _stage(recipe: TrainRecipe, stage: Stage, device: Device, *, clips: Sequence[IndexedClip]) -> StagePlan:
-    config, workers = variant_of(recipe).denoiser, recipe.workers.count
+    config, workers, together = variant_of(recipe).denoiser, recipe.workers.count, recipe.engine.sequence_parallel
+    rows = workers // together
     steps = list(_steps(recipe, stage, _some(clips)))
     work = [[costs.forward_flops(config, clip) * _passes_of(recipe) for clip in step] for step in steps]
     flops = _mean([sum(step) for step in work])
-    busiest = _mean([max(sum(step[rank::workers]) for rank in range(min(workers, len(step)))) for step in work])
+    busiest = _mean([max(sum(step[row::rows]) for row in range(min(rows, len(step)))) / together for step in work])
     tokens = _mean([sum(map(sum, step)) for step in steps])
-    turns = -(-stage.packs_per_step // workers)
+    turns = -(-stage.packs_per_step // rows)
     trained = costs.trained_parameters(recipe)
-    sent = costs.bytes_sent(config, recipe.engine, workers=workers, turns=turns, trained=trained)
+    sent = costs.bytes_sent(
+        config, recipe.engine, workers=workers, turns=turns, trained=trained, tokens=stage.tokens_per_pack
+    )
     seconds_sending = sent / device.link_bytes_per_second if workers > 1 else 0.0
     seconds = busiest / (device.flops_per_second * device.utilization) + seconds_sending
     held = costs.memory(
@@ -150,10 +155,10 @@ def _some(clips: Sequence[IndexedClip]) -> Sequence[IndexedClip]:
     return clips if len(clips) <= _CLIPS_LOOKED_AT else random.Random(0).sample(clips, _CLIPS_LOOKED_AT)
 
 
-def _passes_of(recipe: TrainRecipe) -> int:
+def _passes_of(recipe: TrainRecipe) -> float:
     """Forward passes' worth of work of a step: the backward one counts twice, once where most weights stand still, and
     layers may be computed again."""
-    return (2 if recipe.is_partial else 3) + (1 if recipe.engine.activation_checkpointing else 0)
+    return (2 if recipe.is_partial else 3) + recipe.engine.recomputed
 
 
 def _mean(values: Sequence[float]) -> float:
@@ -190,8 +195,8 @@ def _candidates(recipe: TrainRecipe) -> Iterator[tuple[str, dict[str, dict[str, 
     engine, workers = recipe.engine, recipe.workers
     if engine.precision != "bfloat16":
         yield "--engine.precision bfloat16", {"engine": {"precision": "bfloat16"}}
-    if not engine.activation_checkpointing:
-        yield "--engine.activation-checkpointing", {"engine": {"activation_checkpointing": True}}
+    if engine.activation_checkpointing != "full":
+        yield "--engine.activation-checkpointing full", {"engine": {"activation_checkpointing": "full"}}
     if engine.kind not in ("zero-3", "fsdp"):
         yield "--engine.kind fsdp", {"engine": {"kind": "fsdp", "offload": False}}
     for count in (workers.count * more for more in (2, 4, 8, 16, 32)):

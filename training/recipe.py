@@ -13,7 +13,8 @@ RECIPES = Path(__file__).parent / "recipes"
 
 MACHINE_FIELDS = (
     *("workers", "checkpoints", "samples"),
-    *("engine.kind", "engine.replicas", "engine.offload", "engine.activation_checkpointing"),
+    *("engine.kind", "engine.replicas", "engine.offload", "engine.sequence_parallel"),
+    "engine.activation_checkpointing",
 )
 """Fields that say where a run runs and what it shows, not what it learns: they may change when it is resumed."""
 
@@ -106,6 +107,12 @@ class ImageSettings(FrozenModel):
     """Share of clips whose first frame is replaced by zeros."""
 
 
+SavedOperation = Literal["attention", "linear"]
+Recompute = (
+    Literal["none", "full"] | Annotated[int, Field(ge=2)] | Annotated[tuple[SavedOperation, ...], Field(min_length=1)]
+)
+
+
 class EngineSettings(FrozenModel):
     """How the network is spread over workers, and how it is computed."""
 
@@ -119,8 +126,14 @@ class EngineSettings(FrozenModel):
     """zero: optimiser states in the memory of the host, and the update there."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """bfloat16: products in bfloat16, weights and optimiser in float32."""
-    activation_checkpointing: bool = False
-    """Recompute layers in the backward pass: less memory, a third more time."""
+    activation_checkpointing: Recompute = "none"
+    """What the backward pass computes again instead of keeping it. none; full: every layer, for a third more time;
+    a number n: every n-th layer; operations (attention, linear): every layer but the results of these.
+    """
+    sequence_parallel: int = Field(default=1, gt=0)
+    """Neighbouring workers that share every row of tokens (Ulysses), for rows too long for one. Must divide the number
+    of workers and of attention heads.
+    """
 
     @model_validator(mode="after")
     def _options_of_the_kind(self) -> EngineSettings:
@@ -129,6 +142,12 @@ class EngineSettings(FrozenModel):
         if self.offload and not self.kind.startswith("zero"):
             raise ValueError(f"offload is an option of the engines zero-1, zero-2 and zero-3, not of {self.kind}")
         return self
+
+    @property
+    def recomputed(self) -> float:
+        """Share of the layers that the backward pass computes again, in whole or in part."""
+        mode = self.activation_checkpointing
+        return 1 / mode if isinstance(mode, int) else float(mode != "none")
 
 
 class WorkerSettings(FrozenModel):

@@ -63,12 +63,13 @@ class StepPlan:
     def draws(self) -> tuple[Draw, ...]:
         return tuple(draw for pack in self.packs for draw in pack)
 
-    def share(self, rank: int, world: int) -> list[tuple[int, tuple[Draw, ...]]]:
+    def share(self, rank: int, world: int, *, together: int = 1) -> list[tuple[int, tuple[Draw, ...]]]:
         """The packs of one worker, each with the position of its first clip in `draws`.
 
-        All workers get the same number: one without work for a turn answers a pack of weight 0, because every worker
-        takes part in every reduction.
+        `together` neighbours get the same packs. All workers get the same number: one without work for a turn answers
+        a pack of weight 0, because every worker takes part in every reduction.
         """
+        rank, world = rank // together, world // together
         starts = [sum(len(pack) for pack in self.packs[:index]) for index in range(len(self.packs))]
         mine = [(starts[index], self.packs[index]) for index in range(rank, len(self.packs), world)]
         turns = math.ceil(len(self.packs) / world)

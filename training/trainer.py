@@ -16,8 +16,9 @@ from groundwork.storage import Storage, open_storage
 from groundwork.telemetry import Progress, get_logger
 from training import checkpoint
 from training.clips import ClipReader
+from training.engines.groups import check_workers
 from training.export import WEIGHTS, export_weights
-from training.fit import fitting_clips
+from training.fit import fitting_clips, variant_of
 from training.initial import frozen_base
 from training.metrics import read_metrics
 from training.quarantine import damaged_clips
@@ -41,6 +42,7 @@ def train(recipe: TrainRecipe, *, dataset: str, out: str, address: str | None = 
     """
     run, data = open_storage(out), open_storage(dataset)
     clips = fitting_clips(recipe, data)
+    check_workers(recipe.engine, workers=recipe.workers.count, heads=variant_of(recipe).denoiser.num_heads)
     with only_run(run):
         open_run(run, recipe, dataset=data.uri, dataset_hash=_dataset_hash(data), base=frozen_base(recipe))
         before = finished_summary(run)

@@ -85,9 +85,16 @@ class Training:
             self.engine = parallelize(denoiser, engine=recipe.engine, optimizer=recipe.optimizer)
             self.average = Average(self.engine.put_in(read, step=found.step))
 
+    def _share(self, plan: StepPlan) -> list[tuple[int, tuple[Draw, ...]]]:
+        return plan.share(self.rank, self.world, together=self.recipe.engine.sequence_parallel)
+
+    def _reports(self, draws: tuple[Draw, ...]) -> bool:
+        """Whether this worker says what the losses of a pack are: one does of those that share it, none when idle."""
+        return draws[0].weight > 0 and self.rank % self.recipe.engine.sequence_parallel == 0
+
     def read(self, plan: StepPlan) -> list[list[EncodedClip]]:
         """The clips of this worker's packs of a step."""
-        share = plan.share(self.rank, self.world)
+        share = self._share(plan)
         return [[self._read(draw) for draw in draws] for _, draws in share]
 
     def _read(self, draw: Draw) -> EncodedClip:
@@ -113,7 +120,7 @@ class Training:
         stage, inside = self.recipe.stages[self.recipe.stage_at(plan.step)[0]], self.recipe.stage_at(plan.step)[1]
         device = self.engine.device
         losses = torch.zeros(len(plan.draws) + 1, device=device)  # the last place: worker 0 was asked to stop
-        share = plan.share(self.rank, self.world)
+        share = self._share(plan)
         for turn, ((first, draws), clips) in enumerate(zip(share, encoded, strict=True), start=1):
             question = ask(draws, clips, seed=self.recipe.seed, step=plan.step, variant=self.variant).to(device)
             if self.recipe.adapter.dropout:  # by pack, so that it knows neither the workers nor a resume
@@ -121,7 +128,7 @@ class Training:
             answer = velocities(self.engine(question.batch), [target.shape for target in question.targets])
             errors = losses_of(question, answer)
             self.engine.backward((question.weights * errors).sum(), last=turn == len(share))
-            if draws[0].weight:
+            if self._reports(draws):
                 losses[first : first + len(draws)] = _without_damaged(errors.detach(), clips)
         rate = learning_rate(stage, inside)
         norm = self._update(rate)
@@ -155,12 +162,12 @@ class Training:
         budget = max(stage.tokens_per_pack for stage in recipe.stages)
         plan = held_out_plan(settings, self.clips, budget=budget)
         losses = torch.zeros(len(plan.draws), device=self.engine.device)
-        for (first, draws), clips in zip(plan.share(self.rank, self.world), self.read(plan), strict=True):
+        for (first, draws), clips in zip(self._share(plan), self.read(plan), strict=True):
             question = ask(draws, clips, seed=recipe.seed, step=plan.step, variant=self.variant)
             question = question.to(self.engine.device)
             with torch.no_grad():
                 answer = velocities(self.engine(question.batch), [target.shape for target in question.targets])
-            if draws[0].weight:
+            if self._reports(draws):
                 losses[first : first + len(draws)] = _without_damaged(losses_of(question, answer), clips)
         dist.all_reduce(losses)
         return by_timestep(settings, plan, losses.tolist())

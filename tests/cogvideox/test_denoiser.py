@@ -100,19 +100,6 @@ def test_cu_seqlens_mark_the_borders_between_clips():
     assert pack.cu_seqlens(config).tolist() == [0, 7 + 3 * 4 * 6, 7 + 3 * 4 * 6 + 5 + 4]
 
 
-@pytest.mark.parametrize("name", ["rope", "two-frame patches"])
-def test_activation_checkpointing_changes_no_gradient(name):
-    config = SWITCHES[name]
-    gradients = []
-    for checkpointing in (False, True):
-        denoiser = random_denoiser(config)
-        denoiser.activation_checkpointing = checkpointing
-        latent, timestep, text = question(config)
-        denoiser(latent, timestep=timestep, text_embedding=text).square().mean().backward()
-        gradients.append([parameter.grad for parameter in denoiser.parameters()])
-    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
-
-
 def test_an_odd_latent_count_is_completed_at_the_front():
     config = SWITCHES["two-frame patches"]
     denoiser = random_denoiser(config)

@@ -86,7 +86,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory, dataset: Path, recipe_with: M
         return Start(recipe, str(dataset), str(folder / name), stop_after, full_disk)
 
     third, shards = {"engine": {"kind": "zero-3"}}, {"engine": {"kind": "fsdp"}}
-    coarse = {"precision": "bfloat16", "activation_checkpointing": True}
+    coarse = {"precision": "bfloat16", "activation_checkpointing": "full"}
     spawn(
         2,
         [
@@ -94,7 +94,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory, dataset: Path, recipe_with: M
             start("resumed", stop_after=8),
             start("resumed"),
             start("shrinking", stop_after=4),
-            start("zero-1", engine={"kind": "zero-1"}),
+            start("zero-1", stop_after=8, engine={"kind": "zero-1"}),
             start("zero-3", **third),
             start("zero-3-resumed", stop_after=8, **third),
             start("zero-3-resumed", **third),
@@ -104,8 +104,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory, dataset: Path, recipe_with: M
             start("fsdp", **shards),
             start("fsdp-resumed", stop_after=8, **shards),
             start("fsdp-resumed", **shards),
-            start("hsdp", engine={"kind": "fsdp", "replicas": 2}),
-            start("offload", engine={"kind": "zero-2", "offload": True}),
+            start("hsdp", stop_after=8, engine={"kind": "fsdp", "replicas": 2}),
+            start("offload", stop_after=8, engine={"kind": "zero-2", "offload": True}),
             start("changing", stop_after=4, **shards),
             start("changing", stop_after=8, **third),
             start("bfloat16", engine={"kind": "zero-2"} | coarse),
@@ -113,6 +113,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory, dataset: Path, recipe_with: M
             start("full", full_disk=True),
         ],
     )
+    spawn(3, [start("ulysses", stop_after=8, engine={"kind": "zero-2", "sequence_parallel": 3})])
     spawn(1, [start("alone"), start("shrinking"), start("changing", engine={"kind": "ddp"})])
     return lambda name: open_storage(folder / name)
 
@@ -159,9 +160,11 @@ def test_a_resumed_training_equals_an_undisturbed_one_bit_for_bit(
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
-@pytest.mark.parametrize("name", ["alone", "shrinking", "changing", *ENGINES])
+@pytest.mark.parametrize("name", ["alone", "shrinking", "changing", *ENGINES, "ulysses"])
 def test_every_engine_and_number_of_workers_gives_the_same_training(runs: Callable[[str], Storage], name: str) -> None:
-    expected, got = rows(runs("undisturbed")), rows(runs(name))
+    got = rows(runs(name))
+    expected = rows(runs("undisturbed"))[: len(got)]
+    assert len(got) >= 8
     assert [row.loss for row in got] == pytest.approx([row.loss for row in expected], rel=2e-3)
     assert [row.gradient_norm for row in got] == pytest.approx([row.gradient_norm for row in expected], rel=1e-2)
     assert got[0].loss == pytest.approx(expected[0].loss, rel=1e-5)

@@ -82,16 +82,20 @@ def test_more_sharding_and_less_kept_need_less_memory() -> None:
         return costs.memory(BIG, settings, tokens=17_776, workers=8, on_gpu=True, trained=5_570_283_072).total
 
     kinds = ("fsdp", "zero-3", "zero-2", "zero-1", "ddp")
-    needs = [need(kind=kind, activation_checkpointing=True) for kind in kinds]
+    needs = [need(kind=kind, activation_checkpointing="full") for kind in kinds]
     assert needs == sorted(needs)
     assert len(set(needs)) == len(kinds)
     assert need(precision="bfloat16") < need()
     assert need(kind="zero-2", offload=True) < need(kind="zero-2")
     assert need(kind="fsdp") < need(kind="fsdp", replicas=4)
+    kept = [need(activation_checkpointing=mode) for mode in ("full", ("attention",), ("attention", "linear"), "none")]
+    assert kept == sorted(kept)
+    assert kept[0] < need(activation_checkpointing=2) < need(activation_checkpointing=3) < kept[-1]
+    assert need(sequence_parallel=4) < need(sequence_parallel=2) < need()
 
 
 def test_an_adapter_needs_states_for_itself_alone() -> None:
-    recipe = big(precision="bfloat16", activation_checkpointing=True)
+    recipe = big(precision="bfloat16", activation_checkpointing="full")
     adapter = recipe.adapter.model_copy(update={"rank": 128})
     lora = recipe.model_copy(update={"adapter": adapter, "initial_weights": "weights"})
     assert costs.trained_parameters(recipe) == 5_570_283_072
@@ -107,16 +111,16 @@ def test_what_does_not_fit_is_refused_with_changes_that_make_it_fit() -> None:
     with pytest.raises(RecipeError, match=r"stage 'big' of 'big' needs .* GiB on each of 8 workers") as caught:
         plan(big(), device_named("h100"))
     assert "activations" in str(caught.value)
-    assert "It fits with one of: --engine.activation-checkpointing (" in str(caught.value)
+    assert "It fits with one of: --engine.activation-checkpointing full (" in str(caught.value)
     with pytest.raises(RecipeError, match=r"It fits with --engine\.\S+ .*--engine\.\S+ .*GiB\)"):
         plan(big(), replace(device_named("h100"), memory_gib=40))
-    fitting = plan(big(precision="bfloat16", activation_checkpointing=True), device_named("h100"))
+    fitting = plan(big(precision="bfloat16", activation_checkpointing="full"), device_named("h100"))
     assert fitting.stages[0].fits
     assert 30 < fitting.stages[0].memory_gib < 60
 
 
 def test_time_and_price_follow_from_flops_and_bytes() -> None:
-    recipe = big(precision="bfloat16", activation_checkpointing=True)
+    recipe = big(precision="bfloat16", activation_checkpointing="full")
     device = replace(DEVICES["h100"], utilization=0.5, price_per_hour=3.0, link_bytes_per_second=1e30)
     (stage,) = plan(recipe, device).stages
     work = 4 * costs.forward_flops(BIG, [17_776])

@@ -42,6 +42,10 @@ def test_the_packs_of_all_workers_are_the_step_whatever_their_number() -> None:
         assert [draw for first in sorted(kept) for draw in kept[first]] == list(plan(5).draws)
 
 
+def test_workers_that_share_rows_get_the_same_packs() -> None:
+    assert plan(5).share(2, 4, together=2) == plan(5).share(3, 4, together=2) == plan(5).share(1, 2)
+
+
 def test_a_worker_without_work_answers_a_pack_that_does_not_count() -> None:
     idle = plan(5).share(4, 5)
     assert [draw.weight for _, draws in idle for draw in draws] == [0.0] * 3

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,10 +14,10 @@ from training.engines.engine import (
     MOMENTS,
     Read,
     adamw,
-    clipped_update,
     fair_shares,
     fresh_moments,
     trained,
+    updated,
     worker_device,
 )
 from training.recipe import OptimizerSettings
@@ -40,8 +39,7 @@ class DdpEngine:
     def _replica(self, module: nn.Module) -> DistributedDataParallel:
         # Looking for unused parameters keeps the buckets as they are from the first step to the last. Otherwise torch
         # lays them out anew after the first step of a process, and with more than two workers a resumed training
-        # would add in another order than an undisturbed one.
-        warnings.filterwarnings("ignore", message="find_unused_parameters=True was specified")
+        # would add in another order than an undisturbed one. (torch's library warns that this costs a little time.)
         replica = DistributedDataParallel(module, find_unused_parameters=True, gradient_as_bucket_view=True)
         replica.register_comm_hook(None, lambda _, bucket: self._exchange(bucket))
         return replica
@@ -69,7 +67,9 @@ class DdpEngine:
 
     def update(self, learning_rate: float, *, gradient_clip: float) -> float:
         """One optimiser step with a gradient of at most that norm; returns the norm before clipping."""
-        return float(clipped_update(self._optimizer, learning_rate=learning_rate, gradient_clip=gradient_clip))
+        norm = torch.nn.utils.clip_grad_norm_(self._parameters.values(), gradient_clip)
+        updated(self._optimizer, learning_rate=learning_rate)
+        return float(norm)
 
     def local_values(self) -> dict[str, Tensor]:
         """The parameters of this worker's share."""

@@ -6,6 +6,7 @@ value, both moments of AdamW, and the moving average. So a run may go on with an
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
@@ -59,6 +60,11 @@ def worker_device() -> torch.device:
     return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
 
 
+def ignore_renamed_collectives() -> None:
+    """DeepSpeed 0.19 and torch's own FSDP (2.13) call collectives by names that torch deprecates, at every step."""
+    warnings.filterwarnings("ignore", message=r"`torch\.distributed\.\w+` is deprecated", category=FutureWarning)
+
+
 def adamw(parameters: Iterable[Tensor], settings: OptimizerSettings) -> torch.optim.AdamW:
     """AdamW in one fused pass; its rate is 0 until an update sets it."""
     betas = (settings.beta1, settings.beta2)
@@ -66,15 +72,12 @@ def adamw(parameters: Iterable[Tensor], settings: OptimizerSettings) -> torch.op
     return torch.optim.AdamW(parameters, lr=0.0, betas=betas, eps=settings.eps, weight_decay=decay, fused=True)
 
 
-def clipped_update(optimizer: torch.optim.Optimizer, *, learning_rate: float, gradient_clip: float) -> Tensor:
-    """Clip, step, forget the gradients; returns the norm before clipping (of sharded gradients: itself sharded)."""
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    norm = torch.nn.utils.clip_grad_norm_(parameters, gradient_clip)
+def updated(optimizer: torch.optim.Optimizer, *, learning_rate: float) -> None:
+    """One step at this rate; then the gradients are forgotten."""
     for group in optimizer.param_groups:
         group["lr"] = learning_rate
     optimizer.step()
     optimizer.zero_grad()
-    return norm
 
 
 def fresh_moments(optimizer: torch.optim.Optimizer) -> None:

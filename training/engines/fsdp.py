@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
@@ -11,16 +10,17 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
 from training.engines.engine import (
     MOMENTS,
     Read,
     adamw,
-    clipped_update,
     fair_shares,
     fresh_moments,
+    ignore_renamed_collectives,
     trained,
+    updated,
     worker_device,
 )
 from training.recipe import OptimizerSettings
@@ -44,10 +44,13 @@ class FsdpEngine:
         optimizer: OptimizerSettings,
     ) -> None:
         self.device, self._autocast = worker_device(), autocast
-        self._replicas = replicas
-        self._module = _sharded(module.to(self.device), whole=whole, mesh=_mesh(self.device, replicas), half=autocast)
+        ignore_renamed_collectives()
+        self._mesh = _mesh(self.device, replicas)
+        self._module = _sharded(module.to(self.device), whole=whole, mesh=self._mesh, half=autocast)
         self._parameters = cast(dict[str, DTensor], trained(module, prefix=prefix))
-        self._optimizer = adamw(self._parameters.values(), optimizer)
+        # AdamW works on the plain shards: a step over distributed tensors costs milliseconds a tensor.
+        self._shards = {name: parameter.to_local().detach() for name, parameter in self._parameters.items()}
+        self._optimizer = adamw(self._shards.values(), optimizer)
         fresh_moments(self._optimizer)
         sizes = {name: parameter.numel() for name, parameter in self._parameters.items()}
         self._owned = fair_shares(sizes, dist.get_world_size())[dist.get_rank()]
@@ -60,18 +63,32 @@ class FsdpEngine:
     def backward(self, loss: Tensor, *, last: bool) -> None:
         """Add the gradient of a share of the step's loss, scattered at once: whole gradients never add up."""
         self._module.set_is_last_backward(last)
-        if self._replicas > 1:
+        if self._mesh.ndim > 1:
             self._module.set_requires_all_reduce(last)
         loss.backward()  # type: ignore[no-untyped-call]
 
     def update(self, learning_rate: float, *, gradient_clip: float) -> float:
         """One optimiser step with a gradient of at most that norm; returns the norm before clipping."""
-        norm = clipped_update(self._optimizer, learning_rate=learning_rate, gradient_clip=gradient_clip)
-        return float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
+        for name, shard in self._shards.items():
+            parameter = self._parameters[name]
+            assert parameter.to_local().data_ptr() == shard.data_ptr(), f"FSDP moved the shard of {name}"
+            shard.grad = cast(DTensor, parameter.grad).to_local()
+        norm = self._norm([cast(Tensor, shard.grad) for shard in self._shards.values()])
+        torch.nn.utils.clip_grads_with_norm_(self._shards.values(), gradient_clip, norm)
+        updated(self._optimizer, learning_rate=learning_rate)
+        for parameter in self._parameters.values():
+            parameter.grad = None
+        return float(norm)
+
+    def _norm(self, gradients: list[Tensor]) -> Tensor:
+        """Norm of the whole gradient, from every worker's shards."""
+        squares = torch.nn.utils.get_total_norm(gradients).square()
+        dist.all_reduce(squares, group=self._mesh.get_group("shard"))
+        return squares.sqrt()
 
     def local_values(self) -> dict[str, Tensor]:
         """This worker's shard of every parameter."""
-        return {name: parameter.to_local() for name, parameter in self._parameters.items()}
+        return self._shards
 
     def owned(self) -> list[str]:
         """Names of the parameters that this worker saves: shares of about equal size, the same whoever asks."""
@@ -82,25 +99,23 @@ class FsdpEngine:
         """Whole tensors of the parameters that this worker saves, named kind/parameter. Every worker must call it."""
         owned = set(self._owned)
         state: dict[str, Tensor] = {}
-        for name, parameter in self._parameters.items():
-            moments = self._optimizer.state[parameter]
-            shards = {"value": parameter, "average": _like(average[name], parameter)}
-            shards |= {kind: moments[kind] for kind in MOMENTS}
-            for kind, shard in shards.items():
-                tensor = shard.full_tensor()
-                if name in owned:
-                    state[f"{kind}/{name}"] = tensor.detach().clone().contiguous()
+        for name, shard in self._shards.items():
+            moments = self._optimizer.state[shard]
+            kinds = {"value": shard, "average": average[name]} | {kind: moments[kind] for kind in MOMENTS}
+            whole = _whole(torch.stack(list(kinds.values())), self._parameters[name])
+            if name in owned:
+                state |= {f"{kind}/{name}": tensor.clone() for kind, tensor in zip(kinds, whole, strict=True)}
         return state
 
     @torch.no_grad()
     def put_in(self, read: Read, *, step: int) -> dict[str, Tensor]:
         """Take up this worker's shards of the moments after `step` updates; returns those of the averages."""
-        for name, parameter in self._parameters.items():
-            moments = self._optimizer.state[parameter]
+        for name, shard in self._shards.items():
+            moments = self._optimizer.state[shard]
             moments["step"].fill_(step)
             for kind in MOMENTS:
-                moments[kind].copy_(_shard(read(f"{kind}/{name}"), parameter))
-        return {name: _shard(read(f"average/{name}"), p).to_local().clone() for name, p in self._parameters.items()}
+                moments[kind].copy_(_shard(read(f"{kind}/{name}"), self._parameters[name]))
+        return {name: _shard(read(f"average/{name}"), p).clone() for name, p in self._parameters.items()}
 
 
 def _mesh(device: torch.device, replicas: int) -> DeviceMesh:
@@ -111,8 +126,6 @@ def _mesh(device: torch.device, replicas: int) -> DeviceMesh:
 
 
 def _sharded(module: nn.Module, *, whole: Sequence[type[nn.Module]], mesh: DeviceMesh, half: bool) -> FSDPModule:
-    # torch's own FSDP (2.13) calls collectives by names that torch deprecates.
-    warnings.filterwarnings("ignore", message=r"`torch\.distributed\.\w+` is deprecated", category=FutureWarning)
     # Inputs are left alone: the rotary tables must stay float32, and autocast looks after the rest.
     dtypes = {"param_dtype": torch.bfloat16, "reduce_dtype": torch.float32} if half else {}
     policy = MixedPrecisionPolicy(cast_forward_inputs=False, **dtypes)
@@ -124,18 +137,16 @@ def _sharded(module: nn.Module, *, whole: Sequence[type[nn.Module]], mesh: Devic
     return cast(FSDPModule, module)
 
 
-def _like(shard: Tensor, parameter: DTensor) -> DTensor:
-    """This worker's shard as the distributed tensor that it is a part of."""
-    mesh, placements, shape, stride = (
-        parameter.device_mesh,
-        parameter.placements,
-        parameter.shape,
-        parameter.stride(),
-    )
-    return DTensor.from_local(shard, mesh, placements, run_check=False, shape=shape, stride=stride)
+def _whole(shards: Tensor, parameter: DTensor) -> Tensor:
+    """The whole of several tensors laid out like `parameter`, from this worker's shards of them, stacked."""
+    placements = [Shard(place.dim + 1) if isinstance(place, Shard) else place for place in parameter.placements]
+    shape = torch.Size((len(shards), *parameter.shape))
+    stride = torch.empty(shape, device="meta").stride()
+    mesh = parameter.device_mesh
+    return DTensor.from_local(shards, mesh, placements, run_check=False, shape=shape, stride=stride).full_tensor()
 
 
-def _shard(tensor: Tensor, parameter: DTensor) -> DTensor:
-    """A whole tensor, which every worker has, laid out like `parameter`: nothing is sent."""
+def _shard(tensor: Tensor, parameter: DTensor) -> Tensor:
+    """This worker's shard of a whole tensor, which every worker has: nothing is sent."""
     placed = tensor.to(parameter.device)
-    return distribute_tensor(placed, parameter.device_mesh, parameter.placements, src_data_rank=None)
+    return distribute_tensor(placed, parameter.device_mesh, parameter.placements, src_data_rank=None).to_local()

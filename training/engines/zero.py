@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from training.engines.engine import MOMENTS, Read, adamw, fair_shares, trained
+from training.engines.engine import MOMENTS, Read, adamw, fair_shares, ignore_renamed_collectives, trained
 from training.recipe import OptimizerSettings
 
 
@@ -36,6 +36,7 @@ class ZeroEngine:
     ) -> None:
         self.rank, self.world, self._stage = dist.get_rank(), dist.get_world_size(), stage
         self._autocast = autocast
+        ignore_renamed_collectives()
         self._parameters: dict[str, Any] = dict(trained(module, prefix=prefix))
         # The rate is 0 until the first update: DeepSpeed takes an empty step to make the optimiser's tensors.
         inner = adamw(self._parameters.values(), optimizer)

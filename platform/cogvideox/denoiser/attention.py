@@ -11,18 +11,26 @@ from torch import Tensor, nn
 from cogvideox.denoiser.config import DenoiserConfig
 from cogvideox.denoiser.kernels import linear, working_dtype
 from cogvideox.denoiser.packing import Layout
+from cogvideox.denoiser.sequence_parallel import RowShard
 
 _QK_NORM_EPS = 1e-6
 
 
 def attend(
-    query: Float[Tensor, "n k d"], key: Float[Tensor, "n k d"], value: Float[Tensor, "n k d"], *, layout: Layout
+    query: Float[Tensor, "n k d"],
+    key: Float[Tensor, "n k d"],
+    value: Float[Tensor, "n k d"],
+    *,
+    layout: Layout | RowShard,
 ) -> Float[Tensor, "n k d"]:
     """Full attention inside each clip and none between clips.
 
     Clips of one length share a single call. Clips of several lengths use the variable-length kernel of torch on GPUs
     that have it (half precision) and one exact call per clip elsewhere; never a dense mask, whose size is quadratic.
     """
+    if isinstance(layout, RowShard):
+        heads = layout.to_heads(torch.stack((query, key, value), dim=1)).unbind(1)
+        return layout.to_tokens(attend(*heads, layout=layout.row))
     lengths = layout.clip_lengths
     if len(set(lengths)) == 1:
         batched = (rearrange(x, "(b n) k d -> b k n d", b=len(lengths)) for x in (query, key, value))
@@ -75,7 +83,9 @@ class Attention(nn.Module):
         self.key_norm = nn.LayerNorm(config.head_width, eps=_QK_NORM_EPS)
         self.out = nn.Linear(width, width)
 
-    def forward(self, tokens: Float[Tensor, "n d"], *, layout: Layout, rope: Tensor | None) -> Float[Tensor, "n d"]:
+    def forward(
+        self, tokens: Float[Tensor, "n d"], *, layout: Layout | RowShard, rope: Tensor | None
+    ) -> Float[Tensor, "n d"]:
         """Attended tokens, before the residual."""
         query, key, value = self.project(tokens, rope=rope)
         work = working_dtype(tokens)

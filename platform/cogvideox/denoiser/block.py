@@ -11,6 +11,7 @@ from cogvideox.denoiser.config import DenoiserConfig
 from cogvideox.denoiser.kernels import gelu, linear
 from cogvideox.denoiser.modulation import ExpertNorm, add_gated
 from cogvideox.denoiser.packing import Layout
+from cogvideox.denoiser.sequence_parallel import RowShard
 from cogvideox.denoiser.streaming import stream_attention, stream_feed_forward
 
 
@@ -39,7 +40,12 @@ class Block(nn.Module):
         self.feed_forward = FeedForward(width)
 
     def forward(
-        self, tokens: Float[Tensor, "n d"], time: Float[Tensor, "b time"], *, layout: Layout, rope: Tensor | None
+        self,
+        tokens: Float[Tensor, "n d"],
+        time: Float[Tensor, "b time"],
+        *,
+        layout: Layout | RowShard,
+        rope: Tensor | None,
     ) -> Float[Tensor, "n d"]:
         """The tokens after this layer. Without gradients `tokens` itself is changed, to save memory."""
         if not (torch.is_grad_enabled() or torch.compiler.is_compiling()):

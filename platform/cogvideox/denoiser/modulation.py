@@ -10,7 +10,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from cogvideox.denoiser.packing import Layout
+from cogvideox.denoiser.packing import Row
 
 # Beyond this many runs of tokens a gather over tokens is cheaper than one kernel per run.
 _MAX_LOOPED_SEGMENTS = 32
@@ -43,13 +43,13 @@ class ExpertNorm(nn.Module):
         shift, scale, gate = parts.flip(2).flatten(1, 2)
         return Modulation(self.norm.weight * (1 + scale), torch.addcmul(shift, self.norm.bias, 1 + scale), gate)
 
-    def forward(self, tokens: Float[Tensor, "n d"], modulation: Modulation, *, layout: Layout) -> Float[Tensor, "n d"]:
+    def forward(self, tokens: Float[Tensor, "n d"], modulation: Modulation, *, layout: Row) -> Float[Tensor, "n d"]:
         """Every segment normalised by its own weight and bias."""
         return segment_norm(tokens, modulation, layout=layout, eps=self.norm.eps)
 
 
 def segment_norm(
-    tokens: Float[Tensor, "n d"], modulation: Modulation, *, layout: Layout, eps: float
+    tokens: Float[Tensor, "n d"], modulation: Modulation, *, layout: Row, eps: float
 ) -> Float[Tensor, "n d"]:
     """Layer norm with a weight and bias per segment."""
     weight, bias, _ = modulation
@@ -62,7 +62,7 @@ def segment_norm(
 
 
 def add_gated(
-    tokens: Float[Tensor, "n d"], change: Float[Tensor, "n d"], gate: Float[Tensor, "segments d"], *, layout: Layout
+    tokens: Float[Tensor, "n d"], change: Float[Tensor, "n d"], gate: Float[Tensor, "segments d"], *, layout: Row
 ) -> Float[Tensor, "n d"]:
     """tokens + gate·change with a gate per segment."""
     if len(layout.segment_lengths) <= _MAX_LOOPED_SEGMENTS:

@@ -5,18 +5,19 @@ from __future__ import annotations
 import math
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from cogvideox.denoiser.block import Block
 from cogvideox.denoiser.config import DenoiserConfig
 from cogvideox.denoiser.modulation import Modulation, segment_norm
-from cogvideox.denoiser.packing import Layout, PackedBatch
+from cogvideox.denoiser.packing import Layout, PackedBatch, VideoRow
 from cogvideox.denoiser.patches import check_latent, missing_frames, pad_front, patchify, unpatchify
 from cogvideox.denoiser.positions import identity_rope, rope_table, sincos_table
+from cogvideox.denoiser.sequence_parallel import RowShard
 
 _INFERENCE_OFFSET = 2.0  # the "ofs" scalar of 1.5 image-to-video is always 2 at inference (published code)
 
@@ -24,13 +25,13 @@ _INFERENCE_OFFSET = 2.0  # the "ofs" scalar of 1.5 image-to-video is always 2 at
 class Denoiser(nn.Module):
     """CogVideoX's transformer (paper, section 2.2): predicts the velocity of noisy video latents.
 
-    `activation_checkpointing` recomputes each layer in the backward pass instead of keeping its activations.
+    `sequence_group`: workers that hold the same clips and share their rows; None: every row is this worker's own.
     """
 
     def __init__(self, config: DenoiserConfig) -> None:
         super().__init__()
         self.config = config
-        self.activation_checkpointing = False
+        self.sequence_group: dist.ProcessGroup | None = None
         width = config.width
         self.patch_projection = nn.Linear(config.in_channels * config.patch_volume, width)
         self.text_projection = nn.Linear(config.text_width, width)
@@ -111,16 +112,19 @@ class Denoiser(nn.Module):
         tokens = self._add_positions(tokens, layout)
         rope = self._rope(layout, tokens.device) if self.config.positions != "sincos" else None
         time = F.silu(self._time(timestep, offset, dtype=tokens.dtype))
-        for block in self.blocks:
-            if self.activation_checkpointing and torch.is_grad_enabled():
-                tokens = checkpoint(block, tokens, time, layout=layout, rope=rope, use_reentrant=False)
-            else:
-                tokens = block(tokens, time, layout=layout, rope=rope)
-        return self._project_out(tokens, time, layout=layout)
+        if self.sequence_group is None:
+            return self._run_blocks(tokens, time, layout=layout, rope=rope)
+        part = RowShard(layout, self.sequence_group)
+        rope = rope[part.own] if rope is not None else None
+        return part.gather_video(self._run_blocks(tokens[part.own], time, layout=part, rope=rope))
 
-    def _project_out(self, tokens: Tensor, time: Tensor, *, layout: Layout) -> Float[Tensor, "n f"]:
+    def _run_blocks(
+        self, tokens: Tensor, time: Tensor, *, layout: Layout | RowShard, rope: Tensor | None
+    ) -> Float[Tensor, "n f"]:
+        for block in self.blocks:
+            tokens = block(tokens, time, layout=layout, rope=rope)
         video = torch.cat(torch.split(tokens, layout.segment_lengths)[1::2])
-        alone = Layout((0,) * layout.num_clips, layout.grids)
+        alone = VideoRow(tuple(layout.video_lengths))
         shift, scale = self.out_modulation(time).chunk(2, dim=-1)
         weight = self.out_norm.weight * (1 + scale)
         bias = torch.addcmul(shift, self.out_norm.bias, 1 + scale)

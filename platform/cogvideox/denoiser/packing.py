@@ -15,8 +15,40 @@ from cogvideox.denoiser.patches import check_latent
 from cogvideox.denoiser.positions import Grid
 
 
+class Row:
+    """Tokens in runs of one clip and one modality each, the segments: text 0, video 0, text 1, ..."""
+
+    @property
+    def segment_lengths(self) -> list[int]:
+        """Tokens per segment."""
+        raise NotImplementedError
+
+    @property
+    def segments(self) -> tuple[slice, ...]:
+        """Where the segments lie in the row."""
+        borders = list(accumulate(self.segment_lengths, initial=0))
+        return tuple(slice(a, b) for a, b in pairwise(borders))
+
+    def segment_of_token(self, device: torch.device) -> Int[Tensor, " n"]:
+        """Index of its segment for every token."""
+        lengths = torch.tensor(self.segment_lengths, device=device)
+        return torch.repeat_interleave(torch.arange(len(lengths), device=device), lengths)
+
+
 @dataclass(frozen=True)
-class Layout:
+class VideoRow(Row):
+    """Video tokens alone: every text segment is empty."""
+
+    video_lengths: tuple[int, ...]
+
+    @property
+    def segment_lengths(self) -> list[int]:
+        """Tokens per segment."""
+        return [length for video in self.video_lengths for length in (0, video)]
+
+
+@dataclass(frozen=True)
+class Layout(Row):
     """Order of tokens in a row: text of clip 0, video of clip 0, text of clip 1, ..."""
 
     text_lengths: tuple[int, ...]
@@ -38,10 +70,9 @@ class Layout:
         return [n for text, grid in zip(self.text_lengths, self.grids, strict=True) for n in (text, grid.num_tokens)]
 
     @property
-    def segments(self) -> tuple[slice, ...]:
-        """Runs of tokens of one clip and one modality: text 0, video 0, text 1, ..."""
-        borders = list(accumulate(self.segment_lengths, initial=0))
-        return tuple(slice(a, b) for a, b in pairwise(borders))
+    def video_lengths(self) -> list[int]:
+        """Video tokens per clip."""
+        return [grid.num_tokens for grid in self.grids]
 
     @property
     def num_tokens(self) -> int:
@@ -51,11 +82,6 @@ class Layout:
     def cu_seqlens(self, device: torch.device) -> Int[Tensor, " borders"]:
         """Borders between clips, from 0 to the number of tokens, as variable-length attention wants them."""
         return torch.tensor(list(accumulate(self.clip_lengths, initial=0)), dtype=torch.int32, device=device)
-
-    def segment_of_token(self, device: torch.device) -> Int[Tensor, " n"]:
-        """Index into `segments` for every token."""
-        lengths = torch.tensor(self.segment_lengths, device=device)
-        return torch.repeat_interleave(torch.arange(len(lengths), device=device), lengths)
 
 
 @dataclass(frozen=True)

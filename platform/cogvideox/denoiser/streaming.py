@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from cogvideox.denoiser.attention import Attention, attend
 from cogvideox.denoiser.kernels import prepared, working_dtype
 from cogvideox.denoiser.modulation import ExpertNorm, Modulation
-from cogvideox.denoiser.packing import Layout
+from cogvideox.denoiser.packing import Layout, Row
+from cogvideox.denoiser.sequence_parallel import RowShard
 
 # Tokens between layer norm and projection: the fewest at which a product runs at its full rate on the device.
 _CHUNK_TOKENS = {"cpu": 1024, "cuda": 8192}
@@ -24,7 +25,7 @@ def stream_attention(
     *,
     norm: ExpertNorm,
     attention: Attention,
-    layout: Layout,
+    layout: Layout | RowShard,
     rope: Float[Tensor, "n pairs 2"] | None,
 ) -> None:
     """Adds gated attention to `tokens`. Only queries, keys and values are as large as the tokens."""
@@ -55,7 +56,7 @@ def stream_feed_forward(
     norm: ExpertNorm,
     up: nn.Linear,
     down: nn.Linear,
-    layout: Layout,
+    layout: Row,
 ) -> None:
     """Adds the gated feed-forward to `tokens`, a piece at a time from layer norm to residual."""
     work = working_dtype(tokens)
@@ -93,7 +94,7 @@ def _in(dtype: torch.dtype, modulation: Modulation) -> Modulation:
     return Modulation(*(part.to(dtype) for part in modulation))
 
 
-def _pieces(layout: Layout, device: torch.device) -> Iterator[tuple[int, slice]]:
+def _pieces(layout: Row, device: torch.device) -> Iterator[tuple[int, slice]]:
     """Runs of tokens inside one segment, with the segment's index."""
     step = _CHUNK_TOKENS.get(device.type, _CHUNK_TOKENS["cuda"])
     for index, segment in enumerate(layout.segments):
