@@ -72,7 +72,7 @@ class Training:
         recipe, found = self.recipe, checkpoint.newest_complete(self.run)
         denoiser = choose_trained(initial_denoiser(recipe), recipe).train()
         self.step, self.stopped = found.step if found else 0, False
-        self.guard = GradientGuard(recipe.optimizer.gradient_clip, recipe.optimizer.gradient_guard)
+        self.guard = self._new_guard()
         if found is None:
             self.engine = parallelize(denoiser, engine=recipe.engine, optimizer=recipe.optimizer)
             self.average = Average(self.engine.local_values())
@@ -131,6 +131,8 @@ class Training:
             if self._reports(draws):
                 losses[first : first + len(draws)] = _without_damaged(errors.detach(), clips)
         rate = learning_rate(stage, inside)
+        if inside == 0:  # gradients of other clips are of another size
+            self.guard = self._new_guard()
         norm = self._update(rate)
         self.average.update(self.engine.local_values(), decay=decay_at(plan.step, self.recipe.ema_decay))
         losses[-1] = float(stop)
@@ -171,6 +173,9 @@ class Training:
                 losses[first : first + len(draws)] = _without_damaged(losses_of(question, answer), clips)
         dist.all_reduce(losses)
         return by_timestep(settings, plan, losses.tolist())
+
+    def _new_guard(self) -> GradientGuard:
+        return GradientGuard(self.recipe.optimizer.gradient_clip, self.recipe.optimizer.gradient_guard)
 
     def _update(self, rate: float) -> float:
         """The engine's update within the guard's bound; returns the norm before scaling."""
