@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from groundwork.commands import Command, Options, Recipes, run_command_line
 from groundwork.config import load_recipe, shipped_recipes
 from training.__main__ import main, recipe_kind
-from training.recipe import RECIPES, TrainRecipe
+from training.recipe import RECIPES, EngineSettings, TrainRecipe
 from training.run_folder import changed_fields
 
 
@@ -83,3 +84,16 @@ def test_stages_follow_each_other() -> None:
     assert [smoke.stage_at(step) for step in (0, first - 1, first)] == [(0, 0), (0, first - 1), (1, 0)]
     with pytest.raises(ValueError, match="the schedule has steps 0 to"):
         smoke.stage_at(smoke.num_steps)
+
+
+@pytest.mark.parametrize(
+    ("words", "mode"),
+    [(["full"], "full"), (["2"], 2), (["attention", "linear"], ("attention", "linear"))],
+)
+def test_what_is_recomputed_can_be_said_on_the_command_line(words: list[str], mode: object) -> None:
+    recipes = Recipes(TrainRecipe, RECIPES)
+    command = Command("run", "", Options, lambda _, recipe: seen.append(recipe.engine), recipes)
+    seen: list[EngineSettings] = []
+    line = ["run", "toy", "--engine.activation-checkpointing", *words, "--engine.kind", "fsdp"]
+    assert run_command_line("train", [command], line) == 0
+    assert (seen[0].activation_checkpointing, seen[0].kind) == (mode, "fsdp")
