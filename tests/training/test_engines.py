@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import shutil
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -30,7 +31,7 @@ ENGINES = ("zero-1", "zero-3", "offload", "ddp", "fsdp", "hsdp")
 class Start:
     """One start of the workers: `stop_after` a checkpoint stands for everything that ends a run early.
 
-    `full_disk`: the second worker can write no file larger than 64 KiB.
+    `full_disk`: the second worker can write no file larger than 64 KiB. `copy_of`: goes on from step 8 of another run.
     """
 
     recipe: str
@@ -38,6 +39,7 @@ class Start:
     out: str
     stop_after: int | None = None
     full_disk: bool = False
+    copy_of: str = ""
 
 
 class StoppedError(Exception):
@@ -54,6 +56,9 @@ def work(rank: int, world: int, port: int, starts: list[Start]) -> None:
     for start in starts:
         if start.full_disk and rank == 1:
             resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, resource.RLIM_INFINITY))
+        if start.copy_of and rank == 0:
+            shutil.copytree(start.copy_of, start.out, ignore=shutil.ignore_patterns("step-000012"))
+        dist.barrier()
 
         def report(metrics: dict[str, Any], *, start: Start = start) -> None:
             assert ("failed" in metrics) == start.full_disk, metrics
@@ -81,9 +86,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory, dataset: Path, recipe_with: M
     """Runs of one recipe: undisturbed, stopped and resumed, on other stages of ZeRO, and on one worker."""
     folder = tmp_path_factory.mktemp("runs")
 
-    def start(name: str, *, stop_after: int | None = None, full_disk: bool = False, **changes: Any) -> Start:
-        recipe = recipe_with(**changes).model_dump_json()
-        return Start(recipe, str(dataset), str(folder / name), stop_after, full_disk)
+    def start(name: str, *, stop_after: int | None = None, copy_of: str = "", **changes: Any) -> Start:
+        recipe, before = recipe_with(**changes).model_dump_json(), str(folder / copy_of) if copy_of else ""
+        return Start(recipe, str(dataset), str(folder / name), stop_after, name == "full", before)
 
     third, shards = {"engine": {"kind": "zero-3"}}, {"engine": {"kind": "fsdp"}}
     coarse = {"precision": "bfloat16", "activation_checkpointing": "full"}
@@ -96,21 +101,18 @@ def runs(tmp_path_factory: pytest.TempPathFactory, dataset: Path, recipe_with: M
             start("shrinking", stop_after=4),
             start("zero-1", stop_after=8, engine={"kind": "zero-1"}),
             start("zero-3", **third),
-            start("zero-3-resumed", stop_after=8, **third),
-            start("zero-3-resumed", **third),
+            start("zero-3-resumed", copy_of="zero-3", **third),
             start("ddp", engine={"kind": "ddp"}),
-            start("ddp-resumed", stop_after=8, engine={"kind": "ddp"}),
-            start("ddp-resumed", engine={"kind": "ddp"}),
+            start("ddp-resumed", copy_of="ddp", engine={"kind": "ddp"}),
             start("fsdp", **shards),
-            start("fsdp-resumed", stop_after=8, **shards),
-            start("fsdp-resumed", **shards),
+            start("fsdp-resumed", copy_of="fsdp", **shards),
             start("hsdp", stop_after=8, engine={"kind": "fsdp", "replicas": 2}),
             start("offload", stop_after=8, engine={"kind": "zero-2", "offload": True}),
             start("changing", stop_after=4, **shards),
             start("changing", stop_after=8, **third),
             start("bfloat16", engine={"kind": "zero-2"} | coarse),
-            start("fsdp-bfloat16", engine={"kind": "fsdp"} | coarse),
-            start("full", full_disk=True),
+            start("fsdp-bfloat16", stop_after=4, engine={"kind": "fsdp"} | coarse),
+            start("full"),
         ],
     )
     spawn(3, [start("ulysses", stop_after=8, engine={"kind": "zero-2", "sequence_parallel": 3})])
@@ -178,7 +180,9 @@ def test_the_first_losses_are_equal_to_the_bit_whatever_the_workers(runs: Callab
 
 @pytest.mark.parametrize("name", ["bfloat16", "fsdp-bfloat16"])
 def test_bfloat16_with_recomputed_layers_stays_close(runs: Callable[[str], Storage], name: str) -> None:
-    expected, got = rows(runs("undisturbed")), rows(runs(name))
+    got = rows(runs(name))
+    expected = rows(runs("undisturbed"))[: len(got)]
+    assert len(got) >= 4
     assert [row.loss for row in got] == pytest.approx([row.loss for row in expected], rel=0.05)
 
 
