@@ -238,6 +238,8 @@ class TrainRecipe(FrozenModel):
             raise ValueError("initial_weights is empty: an adapter or a part is trained on the weights of a model")
         if self.adapter.rank and not self.adapter.merged and self.samples.count:
             raise ValueError("samples.count: films are made by the merged weights, and adapter.merged is false")
+        if self.adapter.dropout and self.engine.sequence_parallel > 1:
+            raise ValueError("adapter.dropout: workers that share a row would each drop their own; set it to 0")
         return self
 
     @property

@@ -65,3 +65,13 @@ def test_image_to_video_starts_from_its_text_to_video_twin(size: str) -> None:
     assert variant_of(recipe).takes_image
     assert (recipe.image.noise_mean, recipe.image.noise_std, recipe.image.dropout) == (-3.0, 0.5, 0.05)
     assert recipe.stages[0].images == 0
+
+
+def test_dropout_of_an_adapter_and_shared_rows_exclude_each_other() -> None:
+    recipe = loaded("lora-5b")
+    fields = recipe.model_dump()
+    fields["engine"] |= {"sequence_parallel": 2}
+    TrainRecipe.model_validate(fields)
+    fields["adapter"] |= {"dropout": 0.1}
+    with pytest.raises(ValueError, match="would each drop their own"):
+        TrainRecipe.model_validate(fields)
