@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from groundwork.commands import Command, Options, RayOptions, Recipes, leave, report_error, run_command_line
+from groundwork.commands import Command, Options, RayOptions, Recipes, Repeatable, leave, report_error, run_command_line
 from groundwork.config import find_recipe, shipped_recipes
 from groundwork.errors import UsageError
 from training.recipe import RECIPES, TrainRecipe
@@ -17,8 +18,8 @@ from training.recipe import RECIPES, TrainRecipe
 class RunOptions(RayOptions):
     """Where the data comes from and where the run goes."""
 
-    dataset: str = ""
-    """Dataset folder or URI, as the curation writes it."""
+    dataset: Repeatable = ()
+    """Dataset folder or URI, as the curation writes it; may be given several times."""
     out: str = ""
     """Run folder or URI. Default: runs/<name of the recipe>."""
 
@@ -33,8 +34,8 @@ class AutoencoderOptions(Options):
 class PlanOptions(Options):
     """For what it is planned."""
 
-    dataset: str = ""
-    """Dataset folder or URI: its clips are packed. Empty: each clip is taken to fill a row."""
+    dataset: Repeatable = ()
+    """Dataset folder or URI whose clips are packed, also several times. None: each clip is taken to fill a row."""
     device: str = "h100"
     """a100-40, a100, h100, h200, b200; here: this machine, by one measured step."""
     run: str = ""
@@ -52,8 +53,8 @@ class PlanOptions(Options):
 class ExplainOptions(Options):
     """Which step."""
 
-    dataset: str = ""
-    """Dataset folder or URI, as the curation writes it."""
+    dataset: Repeatable = ()
+    """Dataset folder or URI, as the curation writes it; may be given several times."""
     step: int = 1
     """Counted from 1, as in metrics."""
 
@@ -107,8 +108,7 @@ def _plan(options: PlanOptions, recipe: TrainRecipe) -> dict[str, Any]:
     from training.devices import chosen_device
     from training.plan import plan
 
-    order = _clips_of(options.dataset, recipe)[2] if options.dataset else None
-    clips = [order.clips_of(stage) for stage in range(len(recipe.stages))] if order else ()
+    clips = _clips_by_stage(options.dataset, recipe) if options.dataset else ()
     changes = {
         "utilization": options.efficiency,
         "price_per_hour": options.price_per_hour,
@@ -127,23 +127,20 @@ def _plan_text(made: dict[str, Any]) -> str:
 def _explain(options: ExplainOptions, recipe: TrainRecipe) -> dict[str, Any]:
     if not options.dataset:
         raise UsageError("No dataset is given.", "Name the folder that the curation wrote: --dataset URI")
+    from training.datasets import open_data
     from training.explain import explain
 
-    clips, scores, _ = _clips_of(options.dataset, recipe)
-    return explain(recipe, clips, scores, step=options.step)
+    data = open_data(recipe, options.dataset)
+    return explain(recipe, data.clips, data.scores, step=options.step)
 
 
-def _clips_of(dataset: str, recipe: TrainRecipe) -> tuple[Any, Any, Any]:
-    """The dataset's clips, checked; their scores, as far as the recipe asks for them; and the order of steps."""
-    from groundwork.storage import open_storage
-    from training.fit import fitting_clips
+def _clips_by_stage(datasets: Sequence[str], recipe: TrainRecipe) -> list[Any]:
+    from training.datasets import open_data
     from training.order import Order
-    from training.stages import read_scores
 
-    data = open_storage(dataset)
-    clips = fitting_clips(recipe, data)
-    scores = read_scores(data, recipe, clips)
-    return clips, scores, Order(recipe, clips, scores)
+    data = open_data(recipe, datasets)
+    order = Order(recipe, data.clips, data.scores)
+    return [order.clips_of(stage) for stage in range(len(recipe.stages))]
 
 
 def _explain_text(made: dict[str, Any]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from jaxtyping import Float
@@ -11,8 +12,7 @@ from torch import Tensor
 
 from cogvideox.objective import noise_for
 from groundwork.errors import InputError, StorageError
-from groundwork.latents import IndexedClip, LatentDataset, to_torch
-from groundwork.storage import Storage
+from groundwork.latents import IndexedClip, StoredClip, to_torch
 
 _CACHE_BYTES = 512 << 20
 
@@ -44,11 +44,20 @@ class EncodedClip:
         return latent + torch.exp(0.5 * self.log_variance.float()) * noise
 
 
-class ClipReader:
-    """Reads clips of an index by number; the most recently used stay in memory."""
+class StoredClips(Protocol):
+    """Clips that are read by number: of one dataset or of several."""
 
-    def __init__(self, dataset: Storage, index: tuple[IndexedClip, ...], *, cache_bytes: int = _CACHE_BYTES) -> None:
-        self._dataset = LatentDataset(dataset, index)
+    index: tuple[IndexedClip, ...]
+
+    def read(self, number: int, *, caption: int = 0) -> StoredClip:
+        """As `LatentDataset.read`."""
+
+
+class ClipReader:
+    """Reads clips by number; the most recently used stay in memory."""
+
+    def __init__(self, stored: StoredClips, *, cache_bytes: int = _CACHE_BYTES) -> None:
+        self._stored = stored
         self._cache: OrderedDict[tuple[int, int], EncodedClip] = OrderedDict()
         self._cached_bytes, self._cache_bytes = 0, cache_bytes
 
@@ -69,11 +78,11 @@ class ClipReader:
 
     def _read(self, number: int, *, caption: int) -> EncodedClip:
         try:
-            stored = self._dataset.read(number, caption=caption)
+            stored = self._stored.read(number, caption=caption)
         except InputError as error:
             if isinstance(error.__cause__, StorageError):
                 raise  # a read that failed may succeed another time: what a run is made of must not hang on it
-            known = self._dataset.index[number]
+            known = self._stored.index[number]
             latent, text = (
                 torch.zeros(shape, dtype=torch.bfloat16) for shape in (known.latent_shape, known.text_shape)
             )

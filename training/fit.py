@@ -13,7 +13,7 @@ from groundwork.errors import InputError, RecipeError, WeightsError
 from groundwork.latents import IndexedClip, read_index, read_manifest
 from groundwork.storage import Storage, open_storage
 from training.recipe import Stage, TrainRecipe
-from training.stages import Scores, is_image, read_scores, stage_clips
+from training.stages import Scores, is_image, stage_clips
 
 
 def variant_of(recipe: TrainRecipe) -> Variant:
@@ -24,10 +24,10 @@ def variant_of(recipe: TrainRecipe) -> Variant:
 
 
 def fitting_clips(recipe: TrainRecipe, dataset: Storage) -> tuple[IndexedClip, ...]:
-    """The dataset's clips, checked against the recipe before anything starts.
+    """The clips of one dataset, checked against the recipe's models.
 
     Raises InputError for a dataset that is unfinished, empty, damaged, or made for another variant, autoencoder or
-    text encoder; RecipeError where a stage finds no clip or a row is too short for the longest one.
+    text encoder.
     """
     variant = variant_of(recipe)
     _check_models(read_manifest(dataset), recipe=recipe, variant=variant, uri=dataset.uri)
@@ -36,10 +36,13 @@ def fitting_clips(recipe: TrainRecipe, dataset: Storage) -> tuple[IndexedClip, .
         raise InputError(f"{dataset.uri} holds no encoded clips.", "Did the rules reject everything? See its report.")
     for clip in clips:
         _check_clip(clip, variant=variant, uri=dataset.uri)
-    scores = read_scores(dataset, recipe, clips)
+    return clips
+
+
+def check_stages(recipe: TrainRecipe, clips: tuple[IndexedClip, ...], scores: Scores) -> None:
+    """Raises RecipeError where a stage finds no clip, or a row is too short for its longest one."""
     for stage in recipe.stages:
         _check_stage(stage, clips, scores)
-    return clips
 
 
 def _check_models(manifest: dict[str, Any], *, recipe: TrainRecipe, variant: Variant, uri: str) -> None:

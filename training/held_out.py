@@ -17,9 +17,12 @@ NOISE_STEP = -1
 
 def held_out_clips(settings: HeldOutSettings, clips: Sequence[IndexedClip]) -> tuple[int, ...]:
     """Numbers of the clips that are held out: those whose ids hash lowest, so that a dataset that grows, or a run with
-    another seed, holds out the same ones as far as it can."""
-    order = sorted(range(len(clips)), key=lambda number: stream_seed("held-out", clips[number].clip_id))
-    return tuple(sorted(order[: settings.clips]))
+    another seed, holds out the same ones as far as it can. Of a clip in several datasets every size is held out."""
+    if not settings.clips:
+        return ()
+    order = sorted({clip.clip_id for clip in clips}, key=lambda clip_id: stream_seed("held-out", clip_id))
+    chosen = set(order[: settings.clips])
+    return tuple(number for number, clip in enumerate(clips) if clip.clip_id in chosen)
 
 
 def held_out_plan(settings: HeldOutSettings, clips: Sequence[IndexedClip], *, budget: int) -> StepPlan:

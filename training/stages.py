@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 
 import numpy as np
@@ -10,37 +10,32 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from jaxtyping import Bool, Float
 
-from groundwork.errors import RecipeError
 from groundwork.latents import IndexedClip
 from groundwork.storage import Storage
-from training.recipe import Stage, TrainRecipe
+from training.recipe import Stage
 
 Scores = Mapping[str, Float[np.ndarray, " clips"]]
 """Stored scores by name, one per clip; NaN where a clip has none."""
 
 
-def read_scores(dataset: Storage, recipe: TrainRecipe, clips: Sequence[IndexedClip]) -> dict[str, np.ndarray]:
-    """The scores that the recipe's stages ask for, from the dataset's `signals/`; nothing is read where none does.
-
-    Raises RecipeError, with the scores there are, for one that the dataset does not hold.
-    """
-    wanted = sorted({name for stage in recipe.stages for name in (*stage.where, *stage.best)})
-    if not wanted:
-        return {}
-    folders = sorted({path.rsplit("/", 1)[0] for path in dataset.list("signals", suffix=".parquet")})
-    clip_ids, known = pa.array([clip.clip_id for clip in clips]), set[str]()
-    found: dict[str, np.ndarray] = {}
-    for folder in folders:
-        table = dataset.read_table(folder)
-        known |= {field.name for field in table.schema if _is_number(field.type)}
+def read_scores(dataset: Storage, names: Collection[str], clips: Sequence[IndexedClip]) -> dict[str, np.ndarray]:
+    """Those of the scores that the dataset's `signals/` hold, for each clip."""
+    clip_ids, found = pa.array([clip.clip_id for clip in clips]), dict[str, np.ndarray]()
+    for table in _signals(dataset) if names else ():
         rows = pc.index_in(clip_ids, value_set=table.column("clip_id").combine_chunks())
-        for name in set(wanted) & set(table.column_names):
+        for name in set(names) & set(table.column_names):
             found[name] = table.column(name).cast(pa.float64()).take(rows).to_numpy()
-    lacking = [name for name in wanted if name not in found]
-    if lacking:
-        hint = f"It has: {', '.join(sorted(known)) or 'none'}."
-        raise RecipeError(f"{dataset.uri} stores no score {', '.join(lacking)}.", hint)
     return found
+
+
+def known_scores(dataset: Storage) -> set[str]:
+    """Names of the scores that a dataset stores."""
+    return {field.name for table in _signals(dataset) for field in table.schema if _is_number(field.type)}
+
+
+def _signals(dataset: Storage) -> Iterator[pa.Table]:
+    for folder in sorted({path.rsplit("/", 1)[0] for path in dataset.list("signals", suffix=".parquet")}):
+        yield dataset.read_table(folder)
 
 
 def stage_clips(stage: Stage, clips: Sequence[IndexedClip], scores: Scores) -> tuple[int, ...]:

@@ -5,20 +5,20 @@ from __future__ import annotations
 import threading
 import time
 import uuid
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
 from groundwork.errors import PlatformError, RunError, StorageError
-from groundwork.latents import read_manifest
 from groundwork.ray_session import prepare_environment, ray_session
 from groundwork.run_lock import only_run
 from groundwork.storage import Storage, open_storage
 from groundwork.telemetry import Progress, get_logger
 from training import checkpoint
-from training.clips import ClipReader
+from training.datasets import open_data
 from training.engines.groups import check_workers
 from training.export import WEIGHTS, export_weights
-from training.fit import fitting_clips, variant_of
+from training.fit import variant_of
 from training.initial import frozen_base
 from training.metrics import read_metrics
 from training.quarantine import damaged_clips
@@ -33,18 +33,18 @@ _POLL_SECONDS = 0.5
 _STOP_SECONDS = 30.0  # how long workers get to save after Ctrl-C
 
 
-def train(recipe: TrainRecipe, *, dataset: str, out: str, address: str | None = None) -> dict[str, Any]:
+def train(recipe: TrainRecipe, *, dataset: str | Sequence[str], out: str, address: str | None = None) -> dict[str, Any]:
     """Train, or go on with, the run in `out`, and return its summary; a finished run says so and does nothing.
 
     Uses a Ray that this process is connected to, else `address`, else an embedded one. Raises InputError where the
     dataset does not fit, RecipeError where the run was started with other settings, RunError where it is locked or
     its workers failed too often, StorageError for a full disk, KeyboardInterrupt after saving.
     """
-    run, data = open_storage(out), open_storage(dataset)
-    clips = fitting_clips(recipe, data)
+    run, datasets = open_storage(out), (dataset,) if isinstance(dataset, str) else tuple(dataset)
+    data = open_data(recipe, datasets)
     check_workers(recipe.engine, workers=recipe.workers.count, heads=variant_of(recipe).denoiser.num_heads)
     with only_run(run):
-        open_run(run, recipe, dataset=data.uri, dataset_hash=_dataset_hash(data), base=frozen_base(recipe))
+        open_run(run, recipe, dataset=data.uri, dataset_hash=data.hash, base=frozen_base(recipe))
         before = finished_summary(run)
         if before is not None:
             return before | {"already_done": True}
@@ -52,19 +52,14 @@ def train(recipe: TrainRecipe, *, dataset: str, out: str, address: str | None = 
         start = _reached(run)
         if start < recipe.num_steps:
             with ray_session(address):
-                _run_workers(Job(recipe=recipe, dataset=dataset, out=out), run, start=start)
+                _run_workers(Job(recipe=recipe, datasets=datasets, out=out), run, start=start)
         seconds = time.monotonic() - began
         digest = _export(run, recipe)
         with run.local_path(WEIGHTS) as weights:
-            write_samples(run, weights, clips, ClipReader(data, clips), settings=recipe.samples)
-        summary = _finish(run, recipe, num_clips=len(clips), start=start, seconds=seconds, digest=digest)
+            write_samples(run, weights, data.clips, data.reader(), settings=recipe.samples)
+        summary = _finish(run, recipe, num_clips=len(data.clips), start=start, seconds=seconds, digest=digest)
         write_report(run.uri)
         return summary | {"already_done": False}
-
-
-def _dataset_hash(data: Storage) -> str:
-    """What identifies the data: the manifest's hash over all shards, else that of the manifest itself."""
-    return str(read_manifest(data).get("dataset_hash") or data.checksum("manifest.json"))
 
 
 def _reached(run: Storage) -> int:
@@ -168,7 +163,7 @@ def _trainer(job: Job, run: Storage) -> Any:
     resources = {"CPU": _cpus_per_worker(workers.count, workers.cpus)} | ({"GPU": 1.0} if use_gpu else {})
     return TorchTrainer(
         _worker_main,
-        train_loop_config={"recipe": job.recipe.model_dump_json(), "dataset": job.dataset, "out": job.out},
+        train_loop_config={"recipe": job.recipe.model_dump_json(), "datasets": job.datasets, "out": job.out},
         torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo", timeout_s=workers.timeout_seconds),
         scaling_config=ScalingConfig(num_workers=workers.count, use_gpu=use_gpu, resources_per_worker=resources),
         run_config=RunConfig(
@@ -197,7 +192,7 @@ def _worker_main(config: dict[str, Any]) -> None:
     import ray.train
 
     recipe = TrainRecipe.model_validate_json(config["recipe"])
-    run_worker(Job(recipe, dataset=config["dataset"], out=config["out"]), report=ray.train.report)
+    run_worker(Job(recipe, datasets=config["datasets"], out=config["out"]), report=ray.train.report)
 
 
 def _explain(error: BaseException, run: Storage) -> PlatformError:

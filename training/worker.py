@@ -19,10 +19,11 @@ from groundwork.errors import InputError, RunError, StorageError
 from groundwork.storage import Storage, open_storage
 from groundwork.telemetry import get_logger
 from training import checkpoint
-from training.clips import ClipReader, EncodedClip
+from training.clips import EncodedClip
 from training.costs import forward_flops
+from training.datasets import open_data
 from training.ema import Average, decay_at
-from training.fit import fitting_clips, variant_of
+from training.fit import variant_of
 from training.guard import GradientGuard
 from training.held_out import by_timestep, held_out_plan
 from training.initial import initial_denoiser
@@ -32,7 +33,6 @@ from training.order import Order
 from training.parallelize import parallelize, velocities
 from training.quarantine import QUARANTINE, note_damaged
 from training.recipe import TrainRecipe
-from training.stages import read_scores
 from training.step import Draw, StepPlan, ask, learning_rate, losses_of, step_loss, strata
 
 PROGRESS = "work/progress.json"
@@ -46,7 +46,7 @@ class Job:
     """What a worker is told."""
 
     recipe: TrainRecipe
-    dataset: str
+    datasets: tuple[str, ...]
     out: str
 
 
@@ -59,12 +59,11 @@ class Training:
     def __init__(self, job: Job) -> None:
         recipe = self.recipe = job.recipe
         self.run = open_storage(job.out)
-        dataset = open_storage(job.dataset)
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
         self.variant = variant_of(recipe)
-        self.clips = fitting_clips(recipe, dataset)
-        self.reader = ClipReader(dataset, self.clips)
-        self.order = Order(recipe, self.clips, read_scores(dataset, recipe, self.clips))
+        data = open_data(recipe, job.datasets)
+        self.clips, self.reader = data.clips, data.reader()
+        self.order = Order(recipe, data.clips, data.scores)
         self._build()
 
     def _build(self) -> None:

@@ -68,7 +68,7 @@ def work(rank: int, world: int, port: int, starts: list[Start]) -> None:
                 raise StoppedError
 
         try:
-            run_worker(Job(TrainRecipe.model_validate_json(start.recipe), start.dataset, start.out), report=report)
+            run_worker(Job(TrainRecipe.model_validate_json(start.recipe), (start.dataset,), start.out), report=report)
         except StoppedError:
             assert start.stop_after is not None
     dist.destroy_process_group()

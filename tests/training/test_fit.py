@@ -12,12 +12,12 @@ import pytest
 import torch
 
 from groundwork.errors import InputError, PlatformError, RecipeError, WeightsError
-from groundwork.latents import read_index
+from groundwork.latents import open_dataset
 from groundwork.records import Latent, from_table
 from groundwork.shard import write_shard
 from groundwork.storage import open_storage
 from training.clips import ClipReader
-from training.fit import fitting_clips
+from training.datasets import open_data
 from training.recipe import TrainRecipe
 
 Make = Callable[..., TrainRecipe]
@@ -35,16 +35,17 @@ def change_manifest(folder: Path, **changes: Any) -> None:
 
 def refusal(recipe: TrainRecipe, folder: Path) -> PlatformError:
     with pytest.raises(PlatformError) as caught:
-        fitting_clips(recipe, open_storage(folder))
+        open_data(recipe, [str(folder)])
     return caught.value
 
 
 def test_a_fitting_dataset_is_indexed_and_read(dataset: Path, recipe_with: Make) -> None:
-    clips = fitting_clips(recipe_with(), open_storage(dataset))
+    data = open_data(recipe_with(), [str(dataset)])
+    clips = data.clips
     assert [clip.clip_id for clip in clips] == [f"clip{number}" for number in range(7)]
     assert {clip.bucket for clip in clips} == {"5x32x48", "9x32x48"}
     assert all(clip.num_tokens == clip.video_tokens + 32 for clip in clips)
-    reader = ClipReader(open_storage(dataset), clips, cache_bytes=1)
+    reader = ClipReader(data.stored, cache_bytes=1)
     first = reader.read(0)
     assert first.latent.shape == (16, 3, 4, 6)
     assert 0.8 < float(first.latent.float().std()) < 1.2
@@ -102,9 +103,9 @@ def test_a_damaged_shard_is_refused(copied: Path, recipe_with: Make) -> None:
 
 
 def test_a_damaged_row_is_named_when_it_is_read(copied: Path) -> None:
-    clips = read_index(open_storage(copied))
-    reader = ClipReader(open_storage(copied), clips)
-    (copied / clips[0].shard).write_bytes(b"PAR1")
+    stored = open_dataset(copied)
+    reader = ClipReader(stored)
+    (copied / stored.index[0].shard).write_bytes(b"PAR1")
     with pytest.raises(InputError, match="clip0"):
         reader.read(0)
 

@@ -23,9 +23,9 @@ from groundwork.latents import IndexedClip
 from groundwork.storage import open_storage
 from tests.support.denoisers import ask_diffusers, relative_error
 from training import checkpoint
-from training.clips import ClipReader, EncodedClip
+from training.clips import EncodedClip
+from training.datasets import open_data
 from training.export import export_weights
-from training.fit import fitting_clips
 from training.initial import initial_denoiser, widened
 from training.metrics import read_metrics
 from training.recipe import ImageSettings, TrainRecipe
@@ -68,7 +68,7 @@ def alone() -> Iterator[None]:
 def run(alone: None, recipe: TrainRecipe, dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished and exported run."""
     out = tmp_path_factory.mktemp("run")
-    run_worker(Job(recipe, str(dataset), str(out)), report=lambda _: None)
+    run_worker(Job(recipe, (str(dataset),), str(out)), report=lambda _: None)
     found = checkpoint.newest_complete(open_storage(out))
     assert found is not None
     export_weights(open_storage(out), found, recipe=recipe)
@@ -78,9 +78,8 @@ def run(alone: None, recipe: TrainRecipe, dataset: Path, tmp_path_factory: pytes
 def test_the_first_frame_decides_the_film(run: Path, recipe: TrainRecipe, dataset: Path) -> None:
     rows = read_metrics(open_storage(run))
     assert rows[-1].loss < 0.5 * rows[0].loss
-    storage = open_storage(dataset)
-    clips = fitting_clips(recipe, storage)
-    latents = [ClipReader(storage, clips).read(n).latent.float() for n, c in enumerate(clips) if c.bucket[0] == "9"]
+    data = open_data(recipe, [str(dataset)])
+    latents = [data.reader().read(n).latent.float() for n, clip in enumerate(data.clips) if clip.bucket[0] == "9"]
     denoiser, generator = load_denoiser(run / "weights" / "plain"), torch.Generator().manual_seed(0)
     errors: dict[bool, list[float]] = {True: [], False: []}
     for latent in latents:
@@ -196,7 +195,7 @@ def test_tokens_of_two_frames_are_completed_at_the_front(placement: str, held: i
 def test_text_to_video_datasets_serve_and_other_sizes_than_the_learned_ones_do_not(
     recipe: TrainRecipe, dataset: Path, tmp_path: Path
 ) -> None:
-    assert len(fitting_clips(recipe, open_storage(dataset))) == 7
+    assert len(open_data(recipe, [str(dataset)]).clips) == 7
     with pytest.raises(InputError, match="encoded for variant 'toy'"):
-        fitting_clips(recipe.model_copy(update={"variant": "cogvideox-5b-i2v"}), open_storage(dataset))
+        open_data(recipe.model_copy(update={"variant": "cogvideox-5b-i2v"}), [str(dataset)])
     assert math.isclose(TOY_I2V.image_latent_scale, TOY_I2V.scale_factor)

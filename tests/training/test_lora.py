@@ -60,7 +60,7 @@ def work(rank: int, world: int, port: int, starts: list[tuple[str, str, str, int
                 raise StoppedError
 
         try:
-            run_worker(Job(TrainRecipe.model_validate_json(recipe), dataset, out), report=report)
+            run_worker(Job(TrainRecipe.model_validate_json(recipe), (dataset,), out), report=report)
         except StoppedError:
             assert last
     dist.destroy_process_group()

@@ -11,7 +11,7 @@ import pytest
 import torch.distributed as dist
 
 from groundwork.errors import InputError
-from groundwork.latents import read_index
+from groundwork.latents import LatentDataset, read_index
 from groundwork.storage import open_storage
 from training.clips import ClipReader
 from training.metrics import StepMetrics, read_metrics
@@ -38,7 +38,7 @@ def damage(dataset: Path, names: set[str]) -> None:
 
 def run(recipe: TrainRecipe, dataset: Path, out: Path) -> list[StepMetrics]:
     told: list[dict[str, Any]] = []
-    run_worker(Job(recipe, dataset=str(dataset), out=str(out)), report=told.append)
+    run_worker(Job(recipe, datasets=(str(dataset),), out=str(out)), report=told.append)
     return read_metrics(open_storage(out))
 
 
@@ -51,7 +51,7 @@ def test_damaged_clips_are_left_out_and_named(
     damage(bad, {"clip0"})
     rows = run(recipe, bad, tmp_path / "left")
     assert damaged_clips(open_storage(tmp_path / "left")) == ["clip0"]
-    assert "clip0" in (tmp_path / "left" / "quarantine" / "clip0.json").read_text()
+    assert "clip0" in (tmp_path / "left" / "quarantine" / "9x32x48" / "clip0.json").read_text()
     assert len(rows) == len(whole) == recipe.num_steps
     assert all(row.loss > 0 and row.loss == row.loss for row in rows)
     first = next(index for index, row in enumerate(rows) if row.damaged)
@@ -78,4 +78,4 @@ def test_a_read_that_fails_is_not_taken_for_damage(dataset: Path, tmp_path: Path
     for shard in {clip.shard for clip in clips}:
         (gone / shard).unlink()
     with pytest.raises(InputError, match="clip"):
-        ClipReader(open_storage(gone), clips).read(0)
+        ClipReader(LatentDataset(open_storage(gone), clips)).read(0)

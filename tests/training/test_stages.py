@@ -16,10 +16,10 @@ from pydantic import ValidationError
 from groundwork.errors import RecipeError
 from groundwork.latents import IndexedClip
 from groundwork.storage import open_storage
-from training.fit import fitting_clips
+from training.datasets import open_data
 from training.packs import PackOrder, pass_clips
 from training.recipe import Stage, TrainRecipe
-from training.stages import read_scores, stage_clips
+from training.stages import stage_clips
 
 Make = Callable[..., TrainRecipe]
 STAGE = {"steps": 1, "tokens_per_pack": 110, "packs_per_step": 1, "learning_rate": 1e-3}
@@ -69,8 +69,8 @@ def scored(dataset: Path, tmp_path: Path) -> Path:
 
 def test_scores_are_read_from_the_dataset_for_each_clip(scored: Path, recipe_with: Make) -> None:
     recipe = recipe_with(stages=[STAGE, STAGE | {"where": {"motion_score": {"at_least": 2}}}])
-    clips = fitting_clips(recipe, open_storage(scored))
-    scores = read_scores(open_storage(scored), recipe, clips)
+    data = open_data(recipe, [str(scored)])
+    clips, scores = data.clips, data.scores
     assert scores["motion_score"][:4].tolist() == pytest.approx([1.5, np.nan, np.nan, 3.5], nan_ok=True)
     assert stage_clips(recipe.stages[1], clips, scores) == (3,)
     assert stage_clips(recipe.stages[0], clips, scores) == tuple(range(7))
@@ -87,7 +87,7 @@ def test_scores_are_read_from_the_dataset_for_each_clip(scored: Path, recipe_wit
 )
 def test_a_stage_without_clips_is_refused(scored: Path, recipe_with: Make, changes: dict[str, Any], words: str) -> None:
     with pytest.raises(RecipeError) as caught:
-        fitting_clips(recipe_with(stages=[STAGE | changes]), open_storage(scored))
+        open_data(recipe_with(stages=[STAGE | changes]), [str(scored)])
     assert words in str(caught.value)
 
 
