@@ -21,9 +21,9 @@ from groundwork.errors import UsageError
 ROOT = Path(__file__).resolve().parents[2]
 
 BUILT = [
-    "curate run", "curate recipes", "curate report", "train run", "train plan", "train explain",
-    "train report", "train recipes", "curate plan", "curate replay", "curate label", "curate calibrate", "curate forget", "curate policies",
-    "curate costs", "curate export", "curate buckets", "curate label train",
+    "curate run", "curate recipes", "curate report", "train run", "train plan", "train explain", "train report",
+    "train recipes", "curate plan", "curate replay", "curate label", "curate calibrate", "curate forget",
+    "curate policies", "curate costs", "curate export", "curate buckets", "curate label train",
     "curate captioner train", "serve run", "serve build", "generate", "convert", "submit", "demo", "doctor",
 ]  # fmt: skip
 NOT_BUILT = ["evaluate", "pipeline"]
