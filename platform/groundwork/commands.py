@@ -83,12 +83,16 @@ def run_command_line(
     summaries = {**(elsewhere or {}), **{command.name: command.summary for command in commands}}
     configure_logging(verbose="--verbose" in argv)
     if not argv or argv[0] in ("-h", "--help"):
-        print(_overview(program, summaries))
-        return 0 if argv else EXIT_USAGE
+        return guarded(lambda: _show(_overview(program, summaries), code=0 if argv else EXIT_USAGE))
     chosen = named_command(commands, argv)
     if chosen is None:
         return report_error(_unknown(program, summaries, argv))
     return guarded(lambda: _run(program, chosen, list(argv[len(chosen.name.split()) :])))
+
+
+def _show(text: str, *, code: int) -> int:
+    print(text)
+    return code
 
 
 def named_command(commands: Sequence[Command], argv: Sequence[str]) -> Command | None:
@@ -98,16 +102,23 @@ def named_command(commands: Sequence[Command], argv: Sequence[str]) -> Command |
 
 
 def guarded(body: Callable[[], int]) -> int:
-    """Run `body` and turn what it raises into a message and an exit code. SIGTERM stops it like Ctrl-C."""
+    """Run `body` and turn what it raises into a message and an exit code. SIGTERM stops it like Ctrl-C.
+
+    A reader that closed standard output early (`| head`) ends it without a word.
+    """
     with _Terminable():
         try:
-            return body()
+            try:
+                return body()
+            finally:
+                sys.stdout.flush()  # here, where a closed pipe is expected, and not when Python ends
         except PlatformError as error:
             return report_error(error)
         except KeyboardInterrupt:
             print("Stopped. Run the same command again to go on.", file=sys.stderr)
             return EXIT_INTERRUPTED
         except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still buffered has to go somewhere
             return EXIT_FAILURE
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -108,3 +110,15 @@ def test_a_second_word_chooses_a_command_of_its_own(capsys: pytest.CaptureFixtur
         assert capsys.readouterr().out == f"{name}\n"
     assert run_command_line("prog", commands, ["captioner"]) == 2
     assert "prog captioner needs a second word.\n" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [["--help"], ["run", "toy", "--help"], ["run", "toy", "--out", "x", "--json"]])
+def test_a_reader_that_leaves_early_ends_it_without_a_word(
+    commands: list[Command], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: list[str]
+) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with open(writing, "w") as closed_pipe:  # closing it writes what is left, as the end of Python does
+        monkeypatch.setattr(sys, "stdout", closed_pipe)
+        assert run_command_line("prog", commands, words) == 1
+    assert capsys.readouterr().err == ""
