@@ -212,8 +212,15 @@ def recipe_kind(name_or_path: str) -> str:
 
 
 def _kind_asked_for(argv: list[str]) -> str:
-    named = argv[:1] == ["run"] and len(argv) > 1 and not argv[1].startswith("-")
-    return recipe_kind(argv[1]) if named else "denoiser"
+    """The kind of the recipe that is named. Raises UsageError where the command is not made for it."""
+    named = argv[:1] in (["run"], ["plan"], ["explain"]) and len(argv) > 1 and not argv[1].startswith("-")
+    kind = recipe_kind(argv[1]) if named else "denoiser"
+    if kind == "autoencoder" and argv[0] != "run":
+        raise UsageError(
+            f"{argv[0]} is about trainings of a denoiser, and {argv[1]!r} trains an autoencoder.",
+            f"Give another recipe, or train this one: run {argv[1]}",
+        )
+    return kind
 
 
 def main(argv: list[str], program: str = "python -m training") -> int:

@@ -40,6 +40,8 @@ def test_the_recipe_chooses_what_is_trained(capsys: pytest.CaptureFixture[str]) 
         (["report"], "No run is given"),
         (["plan", "toy", "--device", "abacus"], "Devices: a100-40"),
         (["explain", "toy"], "No dataset is given"),
+        (["plan", "toy-autoencoder"], "'toy-autoencoder' trains an autoencoder"),
+        (["explain", "toy-autoencoder", "--dataset", "x"], "'toy-autoencoder' trains an autoencoder"),
         (["run", "toy", "--dataset", "x", "--ema-decay", "2"], "ema_decay"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from cogvideox.denoiser import Denoiser, PackedBatch
+from cogvideox.objective import noise_for, stream_seed
 from cogvideox.variants import VARIANTS
 from groundwork.errors import RecipeError, UsageError
 from groundwork.latents import read_index
@@ -19,6 +21,7 @@ from groundwork.storage import open_storage
 from training import costs
 from training.devices import DEVICES, device_named, this_machine
 from training.explain import explain
+from training.explain import text as explained
 from training.order import Order
 from training.plan import plan, text
 from training.recipe import EngineSettings, Stage, TrainRecipe
@@ -165,3 +168,25 @@ def test_explain_tells_what_the_order_gives_each_worker(dataset: Path, recipe_wi
         assert mine == [clip["timestep"] for pack in told["packs"] if pack["worker"] == rank for clip in pack["clips"]]
     with pytest.raises(UsageError, match="the schedule has steps 1 to"):
         explain(recipe, clips, {}, step=0)
+
+
+def test_explain_tells_all_that_chance_decides(dataset: Path, recipe_with: Callable[..., TrainRecipe]) -> None:
+    clips = read_index(open_storage(dataset))
+    image = {"dropout": 0.5, "noise_mean": -1.0, "noise_std": 0.5}
+    adapter = {"rank": 2, "dropout": 0.1}
+    recipe = recipe_with(variant="toy-i2v", text_dropout=0.5, image=image, adapter=adapter, initial_weights="there")
+    plan_, told = Order(recipe, clips, {}).step(6), explain(recipe, clips, {}, step=7)
+    packs = told["packs"]
+    shown = [clip for pack in packs for clip in pack["clips"]]
+    for draw, clip in zip(plan_.draws, shown, strict=True):
+        assert (clip["caption"], clip["text_dropped"]) == (draw.caption, draw.drop_text)
+        assert (clip["image_dropped"], clip["image_noise"]) == (draw.drop_image, draw.image_noise)
+        assert clip["image_noise_log"] == pytest.approx(math.log(draw.image_noise))
+        generator = torch.Generator().manual_seed(clip["noise_seed"])
+        assert torch.equal(torch.randn(2, 3, generator=generator), noise_for(recipe.seed, 6, draw.name, (2, 3)))
+    firsts = [first for first, _ in plan_.share(0, 1)]
+    assert [pack["dropout_seed"] for pack in packs] == [stream_seed(recipe.seed, 6, "dropout", at) for at in firsts]
+    lines = explained(told)
+    assert lines.count("no image") == sum(clip["image_dropped"] for clip in shown) > 0
+    assert lines.count("no text") == sum(clip["text_dropped"] for clip in shown) > 0
+    assert lines.count("image noise") == sum(not clip["image_dropped"] for clip in shown) > 0
