@@ -110,7 +110,7 @@ def memory(
     a copy of the weights in use (fsdp: of two layers).
     """
     whole, layer = (4.0 * count for count in parameter_counts(config))
-    sharded, low = _SHARDED[engine.kind], engine.precision == "bfloat16"
+    sharded, low = _SHARDED[engine.kind], engine.is_mixed
     group = max(1, workers // engine.replicas)
     learning, share = 4.0 * trained, 4.0 * trained / group
     states = 2 * (share if sharded >= 1 else learning)
@@ -152,7 +152,7 @@ def bytes_sent(
     group = max(1, workers // engine.replicas)
     reduced = (turns if sharded >= 2 else 1) * (group - 1) / group
     gathered = (2 * turns if sharded == 3 else 1) * (group - 1) / group
-    if engine.kind == "fsdp" and engine.precision == "bfloat16":
+    if engine.kind == "fsdp" and engine.is_mixed:
         gathered /= 2
     between_groups = 2 * (engine.replicas - 1) / engine.replicas / group
     states = (whole if sharded == 3 else learning) * gathered + learning * (reduced + between_groups)
@@ -164,5 +164,5 @@ def _exchanged(config: DenoiserConfig, engine: EngineSettings, *, tokens: int) -
     their answer, in the forward pass, in the backward one, and where the layer is computed again."""
     count = engine.sequence_parallel
     passes = 2 + engine.recomputed
-    per_value = 2 if engine.precision == "bfloat16" else 4
+    per_value = 2 if engine.is_mixed else 4
     return config.num_layers * passes * 4 * config.width * per_value * tokens / count * (count - 1) / count

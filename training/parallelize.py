@@ -1,6 +1,7 @@
 """A plain denoiser becomes one that trains on many workers; the network itself does not know.
 
-In order: sequence parallel, activation checkpointing, the engine. Each is one function, and a choice of the recipe.
+In order: 8-bit products, compiled code, sequence parallel, activation checkpointing, the engine. Each is one function,
+and a choice of the recipe.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from cogvideox.denoiser import Denoiser, PackedBatch
 from cogvideox.denoiser.block import Block
+from training.compute import apply_compile, apply_float8
 from training.engines import Engine
 from training.engines.ddp import DdpEngine
 from training.engines.fsdp import FsdpEngine
@@ -48,9 +50,13 @@ def velocities(values: Float[Tensor, " values"], shapes: Sequence[torch.Size]) -
 def parallelize(denoiser: Denoiser, *, engine: EngineSettings, optimizer: OptimizerSettings) -> Engine:
     """Everything that the recipe asks for, in order. Call it on every worker of an initialised process group.
 
-    Raises RecipeError where the number of workers does not fit.
+    Raises RecipeError where the number of workers does not fit, or the device does not have what is asked for.
     """
     check_workers(engine, workers=dist.get_world_size(), heads=denoiser.config.num_heads)
+    if engine.precision == "float8":
+        apply_float8(denoiser)
+    if engine.compile:
+        apply_compile(denoiser)
     apply_sequence_parallel(denoiser, count=engine.sequence_parallel)
     apply_recompute(denoiser, engine.activation_checkpointing)
     return apply_engine(denoiser, engine=engine, optimizer=optimizer)
@@ -63,7 +69,7 @@ def apply_sequence_parallel(denoiser: Denoiser, *, count: int) -> None:
 
 def apply_engine(denoiser: Denoiser, *, engine: EngineSettings, optimizer: OptimizerSettings) -> Engine:
     """The network's state and the gradients' sum, spread over the workers."""
-    module, prefix, autocast = PackedDenoiser(denoiser), "denoiser.", engine.precision == "bfloat16"
+    module, prefix, autocast = PackedDenoiser(denoiser), "denoiser.", engine.is_mixed
     if engine.kind == "ddp":
         return DdpEngine(module, prefix=prefix, autocast=autocast, optimizer=optimizer)
     if engine.kind == "fsdp":

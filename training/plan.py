@@ -193,7 +193,7 @@ def _changes(recipe: TrainRecipe, stage: Stage, device: Device, *, clips: Sequen
 def _candidates(recipe: TrainRecipe) -> Iterator[tuple[str, dict[str, dict[str, Any]]]]:
     """Words for the command line and what they change, those that cost least first."""
     engine, workers = recipe.engine, recipe.workers
-    if engine.precision != "bfloat16":
+    if not engine.is_mixed:
         yield "--engine.precision bfloat16", {"engine": {"precision": "bfloat16"}}
     if engine.activation_checkpointing != "full":
         yield "--engine.activation-checkpointing full", {"engine": {"activation_checkpointing": "full"}}

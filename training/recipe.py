@@ -14,7 +14,7 @@ RECIPES = Path(__file__).parent / "recipes"
 MACHINE_FIELDS = (
     *("workers", "checkpoints", "samples"),
     *("engine.kind", "engine.replicas", "engine.offload", "engine.sequence_parallel"),
-    "engine.activation_checkpointing",
+    *("engine.activation_checkpointing", "engine.compile"),
 )
 """Fields that say where a run runs and what it shows, not what it learns: they may change when it is resumed."""
 
@@ -124,8 +124,12 @@ class EngineSettings(FrozenModel):
     """fsdp: equal groups of workers that each hold everything once, and shard it inside the group (HSDP)."""
     offload: bool = False
     """zero: optimiser states in the memory of the host, and the update there."""
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """bfloat16: products in bfloat16, weights and optimiser in float32."""
+    precision: Literal["float32", "bfloat16", "float8"] = "float32"
+    """bfloat16: products in bfloat16, weights and optimiser in float32. float8: besides, those of the layers' linear
+    maps in 8 bits (GPUs since Ada and Hopper; emulated without one).
+    """
+    compile: bool = False
+    """Compile what layers do to tokens one by one: the first step takes minutes, the others less."""
     activation_checkpointing: Recompute = "none"
     """What the backward pass computes again instead of keeping it. none; full: every layer, for a third more time;
     a number n: every n-th layer; operations (attention, linear): every layer but the results of these.
@@ -141,7 +145,14 @@ class EngineSettings(FrozenModel):
             raise ValueError(f"replicas is an option of the engine fsdp, not of {self.kind}")
         if self.offload and not self.kind.startswith("zero"):
             raise ValueError(f"offload is an option of the engines zero-1, zero-2 and zero-3, not of {self.kind}")
+        if self.compile and isinstance(self.activation_checkpointing, tuple):
+            raise ValueError("compile hides operations from activation_checkpointing: give full, a number or none")
         return self
+
+    @property
+    def is_mixed(self) -> bool:
+        """Whether products are made in fewer bits than weights have."""
+        return self.precision != "float32"
 
     @property
     def recomputed(self) -> float:
