@@ -13,15 +13,18 @@ import tempfile
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
+
+import psutil
 
 from groundwork.errors import RunError
 from groundwork.telemetry import get_logger
 
 _MIB = 1 << 20
+_END_SECONDS = 10.0
 
 # Read by Ray when it is imported or started. Loopback only, no usage report, no uv hook, and the file reader that
 # keeps one block per file.
@@ -112,10 +115,30 @@ def _embedded(num_cpus: int) -> Iterator[None]:
         ray._private.worker._worker_logs_enabled = False
         yield
     finally:
+        family = _below_raylet(folder)
         ray.shutdown()
+        _end(family)
         shutil.rmtree(folder, ignore_errors=True)
         for name, value in before.items():
             os.environ.pop(name, None) if value is None else os.environ.__setitem__(name, value)
+
+
+def _below_raylet(folder: Path) -> list[psutil.Process]:
+    """The servers of the embedded Ray in `folder`, and every process that they started."""
+    found: list[psutil.Process] = []
+    for child in psutil.Process().children():
+        with suppress(psutil.NoSuchProcess):
+            if str(folder) in " ".join(child.cmdline()):
+                found += [child, *child.children(recursive=True)]
+    return found
+
+
+def _end(processes: list[psutil.Process]) -> None:
+    """End what outlives its raylet: agents look for it now and then, and on a busy machine for more than a minute."""
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(processes, timeout=_END_SECONDS)
 
 
 @functools.cache

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 from support.head import BIN, ROOT, Head, ray_head
 
 pytestmark = pytest.mark.story
@@ -47,7 +48,11 @@ def test_curation_runs_as_a_job(dataset: Path) -> None:
 
 
 def test_training_runs_as_a_job_through_cvx_submit(head: Head, dataset: Path, tmp_path: Path) -> None:
-    words = ["--json", "--", "train", "run", "smoke", "--dataset", str(dataset), "--out", str(tmp_path / "run")]
+    recipe = yaml.safe_load((ROOT / "training" / "recipes" / "smoke.yaml").read_text())
+    recipe["stages"] = [stage | {"steps": 8, "warmup_steps": 2} for stage in recipe["stages"]]
+    (tmp_path / "short.yaml").write_text(yaml.safe_dump(recipe))
+    words = ["--json", "--", "train", "run", str(tmp_path / "short.yaml"), "--dataset", str(dataset)]
+    words += ["--out", str(tmp_path / "run")]
     done = run_cvx(head, words)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["exit_code"] == 0

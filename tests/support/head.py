@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -94,12 +94,9 @@ def _wait_until_ready(process: subprocess.Popen[bytes], url: str, token: str, lo
 
 def _end(process: subprocess.Popen[bytes]) -> None:
     """End the head and what it started, by process id: `ray stop` would end every Ray on the machine."""
-    started = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
-    process.terminate()
-    try:
-        process.wait(timeout=40)
-    except subprocess.TimeoutExpired:
-        process.kill()
-    for child in started:
-        if child.is_running():
-            child.kill()
+    family = [psutil.Process(process.pid)] if process.poll() is None else []
+    family += [child for each in family for child in each.children(recursive=True)]
+    for each in family:
+        with suppress(psutil.NoSuchProcess):
+            each.kill()
+    process.wait()

@@ -37,7 +37,7 @@ from training.run_folder import open_run
 TOY = VARIANTS["toy"]
 Make = Callable[..., TrainRecipe]
 Runs = Callable[[str], Storage]
-STAGE = {"steps": 6, "tokens_per_pack": 110, "packs_per_step": 3, "learning_rate": 2e-3}
+STAGE = {"steps": 5, "tokens_per_pack": 110, "packs_per_step": 3, "learning_rate": 2e-3}
 ADAPTER = {"adapter": {"rank": 4, "alpha": 8.0}}
 PART = {"trainable": ["transformer_blocks.*.attn1.*", "proj_out.*"]}
 
@@ -84,7 +84,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory, dataset: Path, recipe_with: M
         starts.append((recipes[name].model_dump_json(), str(dataset), str(folder / name), last))
 
     dropping = {"adapter": ADAPTER["adapter"] | {"dropout": 0.2}, "engine": {"kind": "ddp"}}
-    start("adapter", **ADAPTER, stages=[STAGE | {"steps": 30, "learning_rate": 1e-2}])
+    start("adapter", **ADAPTER, stages=[STAGE | {"steps": 16, "learning_rate": 2e-2}])
     start("adapter-sharded", adapter=ADAPTER["adapter"] | {"merged": False}, engine={"kind": "zero-3"})
     start("dropping", **dropping)
     start("resumed", last=4, **dropping)

@@ -19,6 +19,8 @@ from training.quarantine import damaged_clips
 from training.recipe import TrainRecipe
 from training.worker import Job, run_worker
 
+ALONE: dict[str, Any] = {"engine": {"kind": "ddp"}, "workers": {"count": 1}}
+
 
 @pytest.fixture(scope="module")
 def alone() -> Iterator[None]:
@@ -45,7 +47,8 @@ def run(recipe: TrainRecipe, dataset: Path, out: Path) -> list[StepMetrics]:
 def test_damaged_clips_are_left_out_and_named(
     alone: None, dataset: Path, recipe_with: Callable[..., TrainRecipe], tmp_path: Path
 ) -> None:
-    recipe = recipe_with(engine={"kind": "ddp"}, held_out={"clips": 1, "every_steps": 6}, workers={"count": 1})
+    stage = {"steps": 5, "tokens_per_pack": 60, "packs_per_step": 3, "learning_rate": 1e-3}
+    recipe = recipe_with(stages=[stage], held_out={"clips": 1, "every_steps": 4}, **ALONE)
     whole = run(recipe, dataset, tmp_path / "whole")
     bad = Path(shutil.copytree(dataset, tmp_path / "bad"))
     damage(bad, {"clip0"})
@@ -67,7 +70,7 @@ def test_a_step_without_half_of_its_clips_ends_the_run(
 ) -> None:
     bad = Path(shutil.copytree(dataset, tmp_path / "bad"))
     damage(bad, {f"clip{number}" for number in range(7)})
-    recipe = recipe_with(engine={"kind": "ddp"}, workers={"count": 1})
+    recipe = recipe_with(**ALONE)
     with pytest.raises(InputError, match=r"Step 1: .* of its .* clips are damaged"):
         run(recipe, bad, tmp_path / "run")
 
