@@ -20,13 +20,14 @@ from training.engines.groups import check_workers
 from training.export import WEIGHTS, export_weights
 from training.fit import variant_of
 from training.initial import frozen_base
+from training.logs import PROGRESS, STOP
 from training.metrics import read_metrics
 from training.quarantine import damaged_clips
 from training.recipe import TrainRecipe
 from training.report import write_report
 from training.run_folder import SUMMARY, finished_summary, open_run
 from training.samples import write_samples
-from training.worker import PROGRESS, STOP, Job, run_worker
+from training.worker import Job, run_worker
 
 _RAY_FOLDER = "work/ray"
 _POLL_SECONDS = 0.5

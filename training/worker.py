@@ -6,7 +6,6 @@ import math
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,29 +15,27 @@ import torch.distributed as dist
 from cogvideox.objective import stream_seed
 from groundwork.config import recipe_hash
 from groundwork.errors import InputError, RunError, StorageError
-from groundwork.storage import Storage, open_storage
+from groundwork.storage import open_storage
 from groundwork.telemetry import get_logger
 from training import checkpoint
 from training.clips import EncodedClip
 from training.costs import forward_flops
 from training.datasets import open_data
 from training.ema import Average, decay_at
+from training.exchange import Said, exchange
 from training.fit import variant_of
 from training.guard import GradientGuard
 from training.held_out import by_timestep, held_out_plan
 from training.initial import initial_denoiser
+from training.logs import Logs
 from training.lora import choose_trained, trained_names
-from training.metrics import Curves, StepMetrics, read_metrics, speed, write_metrics
+from training.metrics import StepMetrics
 from training.order import Order
 from training.parallelize import parallelize, velocities
 from training.quarantine import QUARANTINE, note_damaged
 from training.recipe import TrainRecipe
+from training.saving import Saver, Snapshot
 from training.step import Draw, StepPlan, ask, learning_rate, losses_of, step_loss, strata
-
-PROGRESS = "work/progress.json"
-STOP = "work/stop"
-"""The driver asks for an early end by writing this file: the workers save and leave."""
-_PROGRESS_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
@@ -70,7 +67,7 @@ class Training:
         """The engine and the average, from the newest complete checkpoint where there is one."""
         recipe, found = self.recipe, checkpoint.newest_complete(self.run)
         denoiser = choose_trained(initial_denoiser(recipe), recipe).train()
-        self.step, self.stopped = found.step if found else 0, False
+        self.step = found.step if found else 0
         self.guard = self._new_guard()
         if found is None:
             self.engine = parallelize(denoiser, engine=recipe.engine, optimizer=recipe.optimizer)
@@ -110,15 +107,13 @@ class Training:
             raise InputError(f"Step {self.step}: {count} of its {len(losses)} clips are damaged.", hint)
         return count
 
-    def advance(self, plan: StepPlan, encoded: list[list[EncodedClip]], *, stop: bool = False) -> StepMetrics:
-        """One optimiser step over this worker's packs; every worker returns the same losses.
-
-        When one of them was told to stop, `stopped` is true on all of them afterwards.
-        """
+    def advance(self, plan: StepPlan, encoded: list[list[EncodedClip]], said: Said) -> tuple[StepMetrics, list[Said]]:
+        """One optimiser step over this worker's packs; every worker returns the same losses, and what all of them said
+        by the way."""
         began = time.perf_counter()
         stage, inside = self.recipe.stages[self.recipe.stage_at(plan.step)[0]], self.recipe.stage_at(plan.step)[1]
         device = self.engine.device
-        losses = torch.zeros(len(plan.draws) + 1, device=device)  # the last place: worker 0 was asked to stop
+        losses = torch.zeros(len(plan.draws), device=device)
         share = self._share(plan)
         for turn, ((first, draws), clips) in enumerate(zip(share, encoded, strict=True), start=1):
             question = ask(draws, clips, seed=self.recipe.seed, step=plan.step, variant=self.variant).to(device)
@@ -134,15 +129,13 @@ class Training:
             self.guard = self._new_guard()
         norm = self._update(rate)
         self.average.update(self.engine.local_values(), decay=decay_at(plan.step, self.recipe.ema_decay))
-        losses[-1] = float(stop)
-        dist.all_reduce(losses)  # each place has one contributor: exact, in any order
-        self.step, self.stopped = plan.step + 1, bool(losses[-1])
-        losses = losses[:-1].cpu()
+        losses, all_said = exchange(losses, said)
+        self.step = plan.step + 1
         damaged = self._check_damaged(losses)
         by_stratum, counts = strata(losses, torch.tensor([draw.timestep for draw in plan.draws]))
         weights = torch.tensor([draw.weight for draw in plan.draws], dtype=torch.float32)
         lengths = [self.clips[draw.clip].num_tokens for draw in plan.draws]
-        return StepMetrics(
+        row = StepMetrics(
             step=self.step,
             stage=stage.name,
             loss=step_loss(losses, weights),
@@ -156,6 +149,7 @@ class Training:
             stratum_clips=counts,
             damaged=damaged,
         )
+        return row, all_said
 
     def held_out_loss(self) -> list[float]:
         """Mean loss of the held-out clips at each timestep, with the weights of now; every worker returns the same."""
@@ -193,36 +187,10 @@ class Training:
         self.guard.add(norm)
         return norm
 
-    def save(self, rows: list[StepMetrics] | None) -> None:
-        """A durable checkpoint: every worker's part, then (worker 0) the metrics and the marker, then a barrier.
-
-        Raises StorageError on every worker when one of them could not write, so that none waits for another.
-        """
-        problem, part = "", None
-        state = self.engine.take_out(self.average.values)
-        try:
-            part = checkpoint.write_part(self.run, state, step=self.step, rank=self.rank, world=self.world)
-        except StorageError as error:
-            problem = str(error)
-        parts = self._all_or_none(part, problem)
-        problem = ""
-        if rows is not None:
-            try:
-                write_metrics(self.run, rows)
-                facts = {"recipe_hash": recipe_hash(self.recipe), "guard": self.guard.state()}
-                checkpoint.mark_complete(self.run, parts, step=self.step, facts=facts)
-                checkpoint.prune(self.run, keep=self.recipe.checkpoints.keep, newest=self.step)
-            except StorageError as error:
-                problem = str(error)
-        self._all_or_none(None, problem)
-
-    def _all_or_none(self, part: checkpoint.PartFile | None, problem: str) -> list[checkpoint.PartFile]:
-        answers: list[Any] = [None] * self.world
-        dist.all_gather_object(answers, (part, problem))
-        for _, failure in answers:
-            if failure:
-                raise StorageError(*failure.split("\n  ", 1))
-        return [answer for answer, _ in answers if answer is not None]
+    def snapshot(self) -> Snapshot:
+        """This worker's share of the state as it is now. Every worker must call it."""
+        facts = {"recipe_hash": recipe_hash(self.recipe), "guard": self.guard.state()}
+        return Snapshot(self.step, self.engine.take_out(self.average.values), facts)
 
 
 def run_worker(job: Job, *, report: Callable[[dict[str, Any]], None]) -> None:
@@ -240,24 +208,34 @@ def run_worker(job: Job, *, report: Callable[[dict[str, Any]], None]) -> None:
 
 
 def _train(training: Training, *, report: Callable[[dict[str, Any]], None]) -> None:
-    recipe, logs = training.recipe, _Logs(training) if training.rank == 0 else None
-    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="read") as pool:
+    recipe, stopped = training.recipe, False
+    logs = Logs(training.run, recipe, step=training.step, workers=training.world) if training.rank == 0 else None
+    keep, patience = recipe.checkpoints.keep, recipe.workers.timeout_seconds
+    with (
+        Saver(training.run, keep=keep, patience=patience, report=report) as saver,
+        ThreadPoolExecutor(max_workers=1, thread_name_prefix="read") as pool,
+    ):
         waiting = _read_ahead(pool, training, training.step)
-        while waiting is not None:
+        while waiting is not None and not stopped:
             plan, encoded = waiting.result()
             waiting = _read_ahead(pool, training, plan.step + 1)
-            row = training.advance(plan, encoded, stop=logs is not None and logs.stop_requested)
+            said = Said(stop=logs is not None and logs.stop_requested, saved=saver.is_done)
+            row, all_said = training.advance(plan, encoded, said)
+            stopped = any(one.stop for one in all_said)
             if recipe.held_out.clips and _is_due(training.step, recipe.held_out.every_steps, recipe):
                 row = replace(row, held_out_loss=training.held_out_loss())
             if logs is not None:
                 logs.add(row)
-            if _is_due(training.step, recipe.checkpoints.every_steps, recipe) or training.stopped:
-                training.save(logs.rows if logs is not None else None)
-                if logs is not None:
-                    logs.save()
-                report({"step": training.step, "loss": row.loss})
-            if training.stopped:
-                return
+            if all(one.saved for one in all_said):
+                saver.settle()
+            if _is_due(training.step, recipe.checkpoints.every_steps, recipe) or stopped:
+                records = logs.records() if logs is not None else _nothing
+                saver.begin(training.snapshot(), records=records, metrics={"step": row.step, "loss": row.loss})
+        saver.settle()
+
+
+def _nothing() -> None:
+    """What a worker other than the first has to record."""
 
 
 def _without_damaged(losses: torch.Tensor, clips: list[EncodedClip]) -> torch.Tensor:
@@ -280,40 +258,3 @@ def _read_ahead(pool: ThreadPoolExecutor, training: Training, step: int) -> Futu
         return plan, training.read(plan)
 
     return pool.submit(fetch)
-
-
-class _Logs:
-    """Worker 0's rows, curves and progress file. What was written past the checkpoint is dropped at the start."""
-
-    def __init__(self, training: Training) -> None:
-        self._run: Storage = training.run
-        self._total, self._first, self._began = training.recipe.num_steps, training.step, time.monotonic()
-        self._shown = 0.0
-        self._workers, self._price = training.world, training.recipe.workers.price_per_hour
-        self.stop_requested = False
-        self.rows = read_metrics(self._run, up_to_step=training.step)
-        if len(self.rows) != training.step:
-            get_logger("train").warning("metrics of %d steps are missing", training.step - len(self.rows))
-        self._curves = Curves(self._run, first_step=training.step + 1)
-
-    def add(self, row: StepMetrics) -> None:
-        self.rows.append(row)
-        self._curves.add(row)
-        now = time.monotonic()
-        if now - self._shown < _PROGRESS_SECONDS and row.step < self._total:
-            return
-        self._shown = now
-        facts = {
-            "step": row.step,
-            "total": self._total,
-            "first_step": self._first,
-            "loss": sum(kept.loss for kept in self.rows[-20:]) / len(self.rows[-20:]),
-            "steps_per_second": (row.step - self._first) / max(now - self._began, 1e-6),
-            "speed": speed(self.rows, workers=self._workers, price_per_hour=self._price),
-        }
-        with suppress(StorageError):  # a full disk is reported by the checkpoint
-            self._run.write_json(PROGRESS, facts)
-        self.stop_requested = self._run.exists(STOP)
-
-    def save(self) -> None:
-        self._curves.save()

@@ -16,6 +16,7 @@ from training.engines.engine import (
     adamw,
     fair_shares,
     fresh_moments,
+    on_host,
     trained,
     updated,
     worker_device,
@@ -86,7 +87,7 @@ class DdpEngine:
             parameter = self._parameters[name]
             moments = self._optimizer.state[parameter]
             whole = {"value": parameter.data, "average": average[name]} | {kind: moments[kind] for kind in MOMENTS}
-            state |= {f"{kind}/{name}": tensor.detach().clone().contiguous() for kind, tensor in whole.items()}
+            state |= {f"{kind}/{name}": on_host(tensor) for kind, tensor in whole.items()}
         return state
 
     @torch.no_grad()

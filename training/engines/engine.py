@@ -45,8 +45,8 @@ class Engine(Protocol):
         """Names of the parameters that this worker saves: each belongs to one worker."""
 
     def take_out(self, average: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The whole tensors that this worker saves. `average` has the form of `local_values`. Every worker must call
-        it."""
+        """The whole tensors that this worker saves, as copies on the host. `average` has the form of `local_values`.
+        Every worker must call it."""
 
     def put_in(self, read: Read, *, step: int) -> dict[str, Tensor]:
         """Take up the moments after `step` updates; returns this worker's averages, in the form of `local_values`.
@@ -58,6 +58,11 @@ class Engine(Protocol):
 def worker_device() -> torch.device:
     """The GPU that this worker was given, else the CPU."""
     return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+
+
+def on_host(tensor: Tensor) -> Tensor:
+    """A copy in the host's memory that later updates do not reach."""
+    return tensor.detach().to("cpu", copy=True).contiguous()
 
 
 def ignore_renamed_collectives() -> None:

@@ -19,6 +19,7 @@ from training.engines.engine import (
     fair_shares,
     fresh_moments,
     ignore_renamed_collectives,
+    on_host,
     trained,
     updated,
     worker_device,
@@ -104,7 +105,7 @@ class FsdpEngine:
             kinds = {"value": shard, "average": average[name]} | {kind: moments[kind] for kind in MOMENTS}
             whole = _whole(torch.stack(list(kinds.values())), self._parameters[name])
             if name in owned:
-                state |= {f"{kind}/{name}": tensor.clone() for kind, tensor in zip(kinds, whole, strict=True)}
+                state |= {f"{kind}/{name}": on_host(tensor) for kind, tensor in zip(kinds, whole, strict=True)}
         return state
 
     @torch.no_grad()

@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from training.engines.engine import MOMENTS, Read, adamw, fair_shares, ignore_renamed_collectives, trained
+from training.engines.engine import MOMENTS, Read, adamw, fair_shares, ignore_renamed_collectives, on_host, trained
 from training.recipe import OptimizerSettings
 
 
@@ -95,7 +95,7 @@ class ZeroEngine:
             elif name in owned:
                 full["average"] = average[name]
             if name in owned:
-                state |= {f"{kind}/{name}": tensor.clone().contiguous() for kind, tensor in full.items()}
+                state |= {f"{kind}/{name}": on_host(tensor) for kind, tensor in full.items()}
         return state
 
     @torch.no_grad()
