@@ -97,7 +97,7 @@ class Memory:
         return dict(vars(self))
 
 
-_SHARDED = {"ddp": 0, "zero-1": 1, "zero-2": 2, "zero-3": 3, "fsdp": 3}
+_SHARDED = {"canonical": 0, "ddp": 0, "zero-1": 1, "zero-2": 2, "zero-3": 3, "fsdp": 3}
 """How much each engine shards: nothing, optimiser states, gradients too, parameters too."""
 
 
@@ -122,7 +122,7 @@ def memory(
         optimizer=0.0 if engine.offload else states + own_values,
         average=share if sharded == 3 else learning / workers,
         gathered=(2 * layer if sharded == 3 else 0.0) + (copies if low else 0.0),
-        buffers=2 * 4.0 * _BUCKET_VALUES + (learning if engine.kind == "ddp" else 0.0),
+        buffers=2 * 4.0 * _BUCKET_VALUES + learning * {"ddp": 1, "canonical": workers + 2}.get(engine.kind, 0),
         activations=_activations(config, engine, tokens=tokens, per_value=2 if low else 4),
         runtime=float(_RUNTIME_BYTES if on_gpu else _RUNTIME_BYTES / 2),
     )
@@ -152,6 +152,8 @@ def bytes_sent(
     group = max(1, workers // engine.replicas)
     reduced = (turns if sharded >= 2 else 1) * (group - 1) / group
     gathered = (2 * turns if sharded == 3 else 1) * (group - 1) / group
+    if engine.kind == "canonical":
+        reduced, gathered = float(turns * (group - 1)), 0.0  # whole gradients, to everyone
     if engine.kind == "fsdp" and engine.is_mixed:
         gathered /= 2
     between_groups = 2 * (engine.replicas - 1) / engine.replicas / group

@@ -17,6 +17,7 @@ from cogvideox.denoiser import Denoiser, PackedBatch
 from cogvideox.denoiser.block import Block
 from training.compute import apply_compile, apply_float8
 from training.engines import Engine
+from training.engines.canonical import CanonicalEngine
 from training.engines.ddp import DdpEngine
 from training.engines.fsdp import FsdpEngine
 from training.engines.groups import check_workers, sequence_group
@@ -70,8 +71,9 @@ def apply_sequence_parallel(denoiser: Denoiser, *, count: int) -> None:
 def apply_engine(denoiser: Denoiser, *, engine: EngineSettings, optimizer: OptimizerSettings) -> Engine:
     """The network's state and the gradients' sum, spread over the workers."""
     module, prefix, autocast = PackedDenoiser(denoiser), "denoiser.", engine.is_mixed
-    if engine.kind == "ddp":
-        return DdpEngine(module, prefix=prefix, autocast=autocast, optimizer=optimizer)
+    if engine.kind in ("ddp", "canonical"):
+        replicated = DdpEngine if engine.kind == "ddp" else CanonicalEngine
+        return replicated(module, prefix=prefix, autocast=autocast, optimizer=optimizer)
     if engine.kind == "fsdp":
         replicas, whole = engine.replicas, (Block,)
         return FsdpEngine(module, prefix=prefix, whole=whole, replicas=replicas, autocast=autocast, optimizer=optimizer)

@@ -116,9 +116,10 @@ Recompute = (
 class EngineSettings(FrozenModel):
     """How the network is spread over workers, and how it is computed."""
 
-    kind: Literal["ddp", "zero-1", "zero-2", "zero-3", "fsdp"] = "zero-2"
+    kind: Literal["ddp", "zero-1", "zero-2", "zero-3", "fsdp", "canonical"] = "zero-2"
     """ddp: all whole on every worker. DeepSpeed ZeRO shards optimiser states (1), gradients too (2), parameters too
     (3). fsdp: torch's FSDP2, which shards all three. All give the same training; a run may change it when it goes on.
+    canonical: as ddp, but slow, for tests: the same to the bit on any number of workers.
     """
     replicas: int = Field(default=1, gt=0)
     """fsdp: equal groups of workers that each hold everything once, and shard it inside the group (HSDP)."""

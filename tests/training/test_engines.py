@@ -83,14 +83,14 @@ def spawn(world: int, starts: list[Start]) -> None:
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory, dataset: Path, recipe_with: Make) -> Callable[[str], Storage]:
-    """Runs of one recipe: undisturbed, stopped and resumed, on other stages of ZeRO, and on one worker."""
+    """Runs of one recipe: undisturbed, stopped and resumed, on other engines, and on other numbers of workers."""
     folder = tmp_path_factory.mktemp("runs")
 
     def start(name: str, *, stop_after: int | None = None, copy_of: str = "", **changes: Any) -> Start:
         recipe, before = recipe_with(**changes).model_dump_json(), str(folder / copy_of) if copy_of else ""
         return Start(recipe, str(dataset), str(folder / name), stop_after, name == "full", before)
 
-    third, shards = {"engine": {"kind": "zero-3"}}, {"engine": {"kind": "fsdp"}}
+    third, shards, canonical = ({"engine": {"kind": kind}} for kind in ("zero-3", "fsdp", "canonical"))
     coarse = {"precision": "bfloat16", "activation_checkpointing": "full"}
     spawn(
         2,
@@ -110,13 +110,16 @@ def runs(tmp_path_factory: pytest.TempPathFactory, dataset: Path, recipe_with: M
             start("offload", stop_after=8, engine={"kind": "zero-2", "offload": True}),
             start("changing", stop_after=4, **shards),
             start("changing", stop_after=8, **third),
+            start("canonical-changing", stop_after=4, **canonical),
             start("bfloat16", engine={"kind": "zero-2"} | coarse),
             start("fsdp-bfloat16", stop_after=4, engine={"kind": "fsdp"} | coarse),
             start("full"),
         ],
     )
-    spawn(3, [start("ulysses", stop_after=8, engine={"kind": "zero-2", "sequence_parallel": 3})])
-    spawn(1, [start("alone"), start("shrinking"), start("changing", engine={"kind": "ddp"})])
+    ulysses = {"kind": "zero-2", "sequence_parallel": 3}
+    spawn(3, [start("ulysses", stop_after=8, engine=ulysses), start("canonical-changing", stop_after=8, **canonical)])
+    alone = [start("canonical", **canonical), start("canonical-changing", **canonical)]
+    spawn(1, [*alone, start("shrinking"), start("changing", engine={"kind": "ddp"})])
     return lambda name: open_storage(folder / name)
 
 
@@ -149,7 +152,11 @@ def guard_of(run: Storage) -> dict[str, float]:
 
 @pytest.mark.parametrize(
     ("resumed", "undisturbed"),
-    [("resumed", "undisturbed"), *((f"{name}-resumed", name) for name in ("zero-3", "ddp", "fsdp"))],
+    [
+        ("resumed", "undisturbed"),
+        *((f"{name}-resumed", name) for name in ("zero-3", "ddp", "fsdp")),
+        ("canonical-changing", "canonical"),  # two workers, then three, then one
+    ],
 )
 def test_a_resumed_training_equals_an_undisturbed_one_bit_for_bit(
     runs: Callable[[str], Storage], resumed: str, undisturbed: str
@@ -162,7 +169,7 @@ def test_a_resumed_training_equals_an_undisturbed_one_bit_for_bit(
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
-@pytest.mark.parametrize("name", ["alone", "shrinking", "changing", *ENGINES, "ulysses"])
+@pytest.mark.parametrize("name", ["canonical", "shrinking", "changing", *ENGINES, "ulysses"])
 def test_every_engine_and_number_of_workers_gives_the_same_training(runs: Callable[[str], Storage], name: str) -> None:
     got = rows(runs(name))
     expected = rows(runs("undisturbed"))[: len(got)]
@@ -175,7 +182,7 @@ def test_every_engine_and_number_of_workers_gives_the_same_training(runs: Callab
 
 
 def test_the_first_losses_are_equal_to_the_bit_whatever_the_workers(runs: Callable[[str], Storage]) -> None:
-    assert len({losses(runs(name))[0] for name in ("undisturbed", "alone", *ENGINES)}) == 1
+    assert len({losses(runs(name))[0] for name in ("undisturbed", "canonical", *ENGINES)}) == 1
 
 
 @pytest.mark.parametrize("name", ["bfloat16", "fsdp-bfloat16"])

@@ -30,14 +30,14 @@ class DdpEngine:
     def __init__(self, module: nn.Module, *, prefix: str, autocast: bool, optimizer: OptimizerSettings) -> None:
         self.device, self._autocast = worker_device(), autocast
         self._parameters = trained(module.to(self.device), prefix=prefix)
-        self._module = self._replica(module)
+        self._module = self._spread(module)
         self._last = True
         self._optimizer = adamw(self._parameters.values(), optimizer)
         fresh_moments(self._optimizer)
         sizes = {name: parameter.numel() for name, parameter in self._parameters.items()}
         self._owned = fair_shares(sizes, dist.get_world_size())[dist.get_rank()]
 
-    def _replica(self, module: nn.Module) -> DistributedDataParallel:
+    def _spread(self, module: nn.Module) -> nn.Module:
         # Looking for unused parameters keeps the buckets as they are from the first step to the last. Otherwise torch
         # lays them out anew after the first step of a process, and with more than two workers a resumed training
         # would add in another order than an undisturbed one. (torch's library warns that this costs a little time.)
