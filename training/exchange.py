@@ -16,8 +16,14 @@ class Said:
 
     stop: bool = False
     """It was asked to save and leave."""
+    ask: bool = False
+    """All should ask whether a machine is about to be taken away (worker 0 says so now and then)."""
     saved: bool = False
     """Its part in the save in the background is over."""
+    waiting: float = 0.0
+    """Seconds that it waited for its clips."""
+    computing: float = 0.0
+    """Seconds of its questions and its forward passes: where those wait for nobody, what tells workers apart."""
 
 
 def exchange(losses: Float[Tensor, " n"], said: Said) -> tuple[Float[Tensor, " n"], list[Said]]:
@@ -32,4 +38,9 @@ def exchange(losses: Float[Tensor, " n"], said: Said) -> tuple[Float[Tensor, " n
     dist.all_reduce(together)
     together = together.cpu()
     rows = together[len(losses) :].view(world, width).tolist()
-    return together[: len(losses)], [Said(stop=bool(stop), saved=bool(saved)) for stop, saved in rows]
+    return together[: len(losses)], [_heard(row) for row in rows]
+
+
+def _heard(values: list[float]) -> Said:
+    stop, ask, saved, waiting, computing = values
+    return Said(bool(stop), bool(ask), bool(saved), waiting, computing)

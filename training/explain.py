@@ -9,6 +9,7 @@ from typing import Any
 from cogvideox.objective import stream_seed
 from groundwork.errors import UsageError
 from groundwork.latents import IndexedClip
+from training.engines.groups import check_counts
 from training.fit import variant_of
 from training.order import Order
 from training.recipe import TrainRecipe
@@ -17,12 +18,14 @@ from training.step import Draw
 
 
 def explain(recipe: TrainRecipe, clips: Sequence[IndexedClip], scores: Scores, *, step: int) -> dict[str, Any]:
-    """Packs of every worker in the step numbered from 1, as metrics count. Raises UsageError past the schedule.
+    """Packs of every worker in the step numbered from 1, as metrics count. Raises UsageError past the schedule, and
+    RecipeError where the number of workers does not fit.
 
     Seeds are those of torch generators: of the noise on a clip, and of an adapter's dropout in a pack.
     """
     if not 1 <= step <= recipe.num_steps:
         raise UsageError(f"--step {step}: the schedule has steps 1 to {recipe.num_steps}.", "")
+    check_counts(recipe.engine, recipe.workers, heads=variant_of(recipe).denoiser.num_heads)
     plan, world = Order(recipe, clips, scores).step(step - 1), recipe.workers.count
     together = recipe.engine.sequence_parallel  # a row's workers; the first of them is named
     stage = recipe.stages[recipe.stage_at(step - 1)[0]]

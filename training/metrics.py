@@ -25,6 +25,8 @@ class StepMetrics:
     at least (three forward passes; recomputed layers count once); the strata are tenths of the
     timesteps, from nearly clean to pure noise, NaN where the step had none; `held_out_loss` at
     each of the recipe's timesteps, empty where none was measured; `damaged` clips were left out.
+    `waiting_seconds` is how long the worker that waited longest waited for its clips before the `seconds` of the step;
+    `workers` is how many there were.
     """
 
     step: int
@@ -40,6 +42,8 @@ class StepMetrics:
     stratum_clips: list[int]
     held_out_loss: list[float] = field(default_factory=list)
     damaged: int = 0
+    waiting_seconds: float = 0.0
+    workers: int = 1
 
     SCHEMA: ClassVar[pa.Schema] = pa.schema(
         [
@@ -56,6 +60,8 @@ class StepMetrics:
             ("stratum_clips", pa.list_(pa.int32())),
             ("held_out_loss", pa.list_(pa.float32())),
             ("damaged", pa.int32()),
+            ("waiting_seconds", pa.float32()),
+            ("workers", pa.int32()),
         ]
     )
 
@@ -86,7 +92,7 @@ def peak_flops() -> float | None:
     return next((peak for known, peak in _PEAKS.items() if known in name), None)
 
 
-def speed(rows: Sequence[StepMetrics], *, workers: int, price_per_hour: float) -> dict[str, str]:
+def speed(rows: Sequence[StepMetrics], *, price_per_hour: float) -> dict[str, str]:
     """How fast the last steps were, in words: tokens and TFLOP per second of all workers, the share of the devices'
     peak (MFU) where that is known, and what all steps cost so far where a price is given."""
     recent = rows[-_RECENT_STEPS:]
@@ -94,9 +100,9 @@ def speed(rows: Sequence[StepMetrics], *, workers: int, price_per_hour: float) -
     flops, peak = sum(row.flops for row in recent) / seconds, peak_flops()
     said = {"tokens/s": f"{sum(row.tokens for row in recent) / seconds:.0f}", "TFLOP/s": f"{flops / 1e12:.3g}"}
     if peak:
-        said["MFU"] = f"{flops / workers / peak:.1%}"
+        said["MFU"] = f"{flops / rows[-1].workers / peak:.1%}"
     if price_per_hour:
-        said["cost"] = f"{sum(row.seconds for row in rows) / 3600 * workers * price_per_hour:.2f}"
+        said["cost"] = f"{sum(row.seconds * row.workers for row in rows) / 3600 * price_per_hour:.2f}"
     return said
 
 
@@ -118,6 +124,7 @@ class Curves:
             "train/learning_rate": row.learning_rate,
             "speed/tokens_per_second": row.tokens / row.seconds,
             "speed/teraflops_per_second": row.flops / row.seconds / 1e12,
+            "speed/waiting_seconds": row.waiting_seconds,
         }
         for stratum, (loss, clips) in enumerate(zip(row.stratum_loss, row.stratum_clips, strict=True)):
             if clips:

@@ -11,7 +11,7 @@ from groundwork.errors import RecipeError
 from groundwork.latents import IndexedClip
 from training import costs
 from training.devices import Device
-from training.engines.groups import check_workers
+from training.engines.groups import check_counts
 from training.fit import variant_of
 from training.packs import PackOrder
 from training.recipe import Stage, TrainRecipe
@@ -74,7 +74,7 @@ def plan(recipe: TrainRecipe, device: Device, *, clips: Sequence[Sequence[Indexe
 
     Raises RecipeError for the first stage that does not fit into the device's memory, with changes that make it fit.
     """
-    check_workers(recipe.engine, workers=recipe.workers.count, heads=variant_of(recipe).denoiser.num_heads)
+    check_counts(recipe.engine, recipe.workers, heads=variant_of(recipe).denoiser.num_heads)
     chosen = clips or [()] * len(recipe.stages)
     pairs = list(zip(recipe.stages, chosen, strict=True))
     stages = tuple(_stage(recipe, stage, device, clips=some) for stage, some in pairs)
@@ -105,7 +105,7 @@ def _stage(recipe: TrainRecipe, stage: Stage, device: Device, *, clips: Sequence
         config,
         recipe.engine,
         tokens=stage.tokens_per_pack,
-        workers=workers,
+        workers=recipe.workers.fewest,
         on_gpu=device.memory_gib_is_its_own,
         trained=trained,
     )
@@ -168,7 +168,7 @@ def _mean(values: Sequence[float]) -> float:
 def _refusal(recipe: TrainRecipe, stage: StagePlan, device: Device) -> str:
     parts = ", ".join(f"{name} {gib:.1f}" for name, gib in stage.memory.items() if gib >= 0.05)
     return (
-        f"stage {stage.name!r} of {recipe.name!r} needs {stage.memory_gib:.1f} GiB on each of {recipe.workers.count} "
+        f"stage {stage.name!r} of {recipe.name!r} needs {stage.memory_gib:.1f} GiB on each of {recipe.workers.fewest} "
         f"workers ({parts}); {device.name} has {device.memory_gib:g}, of which {_ROOM:.0%} can be used."
     )
 
@@ -199,6 +199,8 @@ def _candidates(recipe: TrainRecipe) -> Iterator[tuple[str, dict[str, dict[str, 
         yield "--engine.activation-checkpointing full", {"engine": {"activation_checkpointing": "full"}}
     if engine.kind not in ("zero-3", "fsdp"):
         yield "--engine.kind fsdp", {"engine": {"kind": "fsdp", "offload": False}}
+    if workers.fewest < workers.count:
+        yield f"--workers.at-least {workers.count}", {"workers": {"at_least": workers.count}}
     for count in (workers.count * more for more in (2, 4, 8, 16, 32)):
         yield f"--workers.count {count}", {"workers": {"count": count}}
 

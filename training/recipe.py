@@ -166,6 +166,12 @@ class WorkerSettings(FrozenModel):
     """How wide a run is. The order of data, timesteps and noise does not depend on it."""
 
     count: int = Field(default=2, gt=0)
+    at_least: int | None = Field(default=None, gt=0)
+    """With how few a run starts, or goes on, while machines are missing; as they come it takes up to `count`. None:
+    always `count`."""
+    resize_seconds: float = Field(default=60.0, gt=0)
+    """With at_least: how often a run with fewer workers than `count` looks for more; it goes back to its last
+    checkpoint to take them."""
     cpus: float = Field(default=1.0, gt=0)
     """Logical CPUs that each worker reserves."""
     threads: int = Field(default=1, gt=0)
@@ -176,6 +182,17 @@ class WorkerSettings(FrozenModel):
     """What a worker costs, in any currency: the run then shows what it has cost."""
     timeout_seconds: int = Field(default=300, gt=0)
     """A worker that waits for another longer than this gives up."""
+
+    @property
+    def fewest(self) -> int:
+        """How few there may be."""
+        return self.count if self.at_least is None else self.at_least
+
+    @model_validator(mode="after")
+    def _fewest_not_above_count(self) -> WorkerSettings:
+        if self.fewest > self.count:
+            raise ValueError(f"at_least is {self.at_least}, and count, the most workers there may be, is {self.count}")
+        return self
 
 
 class CheckpointSettings(FrozenModel):

@@ -16,7 +16,7 @@ from groundwork.storage import Storage, open_storage
 from groundwork.telemetry import Progress, get_logger
 from training import checkpoint
 from training.datasets import open_data
-from training.engines.groups import check_workers
+from training.engines.groups import check_counts
 from training.export import WEIGHTS, export_weights
 from training.fit import variant_of
 from training.initial import frozen_base
@@ -43,7 +43,7 @@ def train(recipe: TrainRecipe, *, dataset: str | Sequence[str], out: str, addres
     """
     run, datasets = open_storage(out), (dataset,) if isinstance(dataset, str) else tuple(dataset)
     data = open_data(recipe, datasets)
-    check_workers(recipe.engine, workers=recipe.workers.count, heads=variant_of(recipe).denoiser.num_heads)
+    check_counts(recipe.engine, recipe.workers, heads=variant_of(recipe).denoiser.num_heads)
     with only_run(run):
         open_run(run, recipe, dataset=data.uri, dataset_hash=data.hash, base=frozen_base(recipe))
         before = finished_summary(run)
@@ -141,7 +141,7 @@ def _run_workers(job: Job, run: Storage, *, start: int) -> None:
 
 
 def _show_progress(ended: threading.Event, run: Storage, *, total: int, start: int) -> None:
-    shown = start
+    shown, warned = start, set[str]()
     with Progress("train", total=total, unit="step", initial=start) as progress:
         while not ended.wait(_POLL_SECONDS):
             with suppress(StorageError):
@@ -151,6 +151,10 @@ def _show_progress(ended: threading.Event, run: Storage, *, total: int, start: i
                         said = {"loss": f"{facts['loss']:.4f}", "steps/s": f"{facts['steps_per_second']:.2f}"}
                         progress.update(facts["step"] - shown, **said, **facts["speed"])
                     shown = facts["step"]
+                    for text in facts["warnings"]:
+                        if text not in warned:
+                            get_logger("train").warning(text)
+                            warned.add(text)
 
 
 def _trainer(job: Job, run: Storage) -> Any:
@@ -161,12 +165,17 @@ def _trainer(job: Job, run: Storage) -> Any:
     from ray.train.torch import TorchConfig, TorchTrainer
 
     workers, use_gpu = job.recipe.workers, torch.cuda.is_available()
-    resources = {"CPU": _cpus_per_worker(workers.count, workers.cpus)} | ({"GPU": 1.0} if use_gpu else {})
+    resources = {"CPU": _cpus_per_worker(workers.fewest, workers.cpus)} | ({"GPU": 1.0} if use_gpu else {})
     return TorchTrainer(
         _worker_main,
         train_loop_config={"recipe": job.recipe.model_dump_json(), "datasets": job.datasets, "out": job.out},
         torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo", timeout_s=workers.timeout_seconds),
-        scaling_config=ScalingConfig(num_workers=workers.count, use_gpu=use_gpu, resources_per_worker=resources),
+        scaling_config=ScalingConfig(
+            num_workers=workers.count if workers.fewest == workers.count else (workers.fewest, workers.count),
+            elastic_resize_monitor_interval_s=workers.resize_seconds,
+            use_gpu=use_gpu,
+            resources_per_worker=resources,
+        ),
         run_config=RunConfig(
             name=uuid.uuid4().hex[:8],  # never one used before: Ray would resume by it
             storage_path=run.path(_RAY_FOLDER),
@@ -193,7 +202,20 @@ def _worker_main(config: dict[str, Any]) -> None:
     import ray.train
 
     recipe = TrainRecipe.model_validate_json(config["recipe"])
-    run_worker(Job(recipe, datasets=config["datasets"], out=config["out"]), report=ray.train.report)
+    job = Job(recipe, datasets=config["datasets"], out=config["out"])
+    run_worker(job, report=ray.train.report, leaving=_leaving)
+
+
+def _leaving() -> str:
+    """What Ray knows of machines that are about to be taken away; every worker must call it equally often."""
+    import ray.train
+
+    info = ray.train.get_preemption_info()
+    if info is None:
+        return ""
+    workers = ", ".join(map(str, info.preempted_ranks))
+    when = f"at {time.strftime('%H:%M:%S', time.gmtime(info.deadline_ms / 1e3))} UTC" if info.deadline_ms else "soon"
+    return f"the machine of worker {workers} is taken away {when}: until then the run saves as often as it can."
 
 
 def _explain(error: BaseException, run: Storage) -> PlatformError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import socket
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -27,6 +28,7 @@ from training.fit import variant_of
 from training.guard import GradientGuard
 from training.held_out import by_timestep, held_out_plan
 from training.initial import initial_denoiser
+from training.leaving import Notice
 from training.logs import Logs
 from training.lora import choose_trained, trained_names
 from training.metrics import StepMetrics
@@ -36,6 +38,7 @@ from training.quarantine import QUARANTINE, note_damaged
 from training.recipe import TrainRecipe
 from training.saving import Saver, Snapshot
 from training.step import Draw, StepPlan, ask, learning_rate, losses_of, step_loss, strata
+from training.watch import Stopwatch
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,8 @@ class Training:
         recipe = self.recipe = job.recipe
         self.run = open_storage(job.out)
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
+        self.hosts: list[Any] = [None] * self.world
+        dist.all_gather_object(self.hosts, socket.gethostname())
         self.variant = variant_of(recipe)
         data = open_data(recipe, job.datasets)
         self.clips, self.reader = data.clips, data.reader()
@@ -113,13 +118,14 @@ class Training:
         began = time.perf_counter()
         stage, inside = self.recipe.stages[self.recipe.stage_at(plan.step)[0]], self.recipe.stage_at(plan.step)[1]
         device = self.engine.device
-        losses = torch.zeros(len(plan.draws), device=device)
+        losses, computing = torch.zeros(len(plan.draws), device=device), Stopwatch(device)
         share = self._share(plan)
         for turn, ((first, draws), clips) in enumerate(zip(share, encoded, strict=True), start=1):
-            question = ask(draws, clips, seed=self.recipe.seed, step=plan.step, variant=self.variant).to(device)
             if self.recipe.adapter.dropout:  # by pack, so that it knows neither the workers nor a resume
                 torch.manual_seed(stream_seed(self.recipe.seed, plan.step, "dropout", first))
-            answer = velocities(self.engine(question.batch), [target.shape for target in question.targets])
+            with computing.running():
+                question = ask(draws, clips, seed=self.recipe.seed, step=plan.step, variant=self.variant).to(device)
+                answer = velocities(self.engine(question.batch), [target.shape for target in question.targets])
             errors = losses_of(question, answer)
             self.engine.backward((question.weights * errors).sum(), last=turn == len(share))
             if self._reports(draws):
@@ -129,7 +135,7 @@ class Training:
             self.guard = self._new_guard()
         norm = self._update(rate)
         self.average.update(self.engine.local_values(), decay=decay_at(plan.step, self.recipe.ema_decay))
-        losses, all_said = exchange(losses, said)
+        losses, all_said = exchange(losses, replace(said, computing=computing.seconds()))
         self.step = plan.step + 1
         damaged = self._check_damaged(losses)
         by_stratum, counts = strata(losses, torch.tensor([draw.timestep for draw in plan.draws]))
@@ -148,6 +154,8 @@ class Training:
             stratum_loss=by_stratum,
             stratum_clips=counts,
             damaged=damaged,
+            waiting_seconds=max(one.waiting for one in all_said),
+            workers=self.world,
         )
         return row, all_said
 
@@ -193,45 +201,52 @@ class Training:
         return Snapshot(self.step, self.engine.take_out(self.average.values), facts)
 
 
-def run_worker(job: Job, *, report: Callable[[dict[str, Any]], None]) -> None:
+def run_worker(job: Job, *, report: Callable[[dict[str, Any]], None], leaving: Callable[[], str] = lambda: "") -> None:
     """Train to the end. `report` is called equally often on every worker: after each durable checkpoint.
 
-    A full disk is reported as {"failed": message, "hint": …} and ends the worker normally: trying again is no use.
+    `leaving` says which machines are about to be taken away, if any: then a checkpoint is begun whenever the one before
+    is durable. It too is called equally often on every worker. A full disk is reported as {"failed": message,
+    "hint": …} and ends the worker normally: trying again is no use.
     """
     torch.set_num_threads(job.recipe.workers.threads)
     torch.manual_seed(job.recipe.seed)
     training = Training(job)
+    keep, patience = job.recipe.checkpoints.keep, job.recipe.workers.timeout_seconds
     try:
-        _train(training, report=report)
+        with (
+            Saver(training.run, keep=keep, patience=patience, report=report) as saver,
+            ThreadPoolExecutor(max_workers=1, thread_name_prefix="read") as pool,
+        ):
+            _train(training, saver, pool, notice=Notice(leaving))
     except StorageError as error:
         report({"failed": error.message, "hint": error.hint})
 
 
-def _train(training: Training, *, report: Callable[[dict[str, Any]], None]) -> None:
+def _train(training: Training, saver: Saver, pool: ThreadPoolExecutor, *, notice: Notice) -> None:
     recipe, stopped = training.recipe, False
-    logs = Logs(training.run, recipe, step=training.step, workers=training.world) if training.rank == 0 else None
-    keep, patience = recipe.checkpoints.keep, recipe.workers.timeout_seconds
-    with (
-        Saver(training.run, keep=keep, patience=patience, report=report) as saver,
-        ThreadPoolExecutor(max_workers=1, thread_name_prefix="read") as pool,
-    ):
-        waiting = _read_ahead(pool, training, training.step)
-        while waiting is not None and not stopped:
-            plan, encoded = waiting.result()
-            waiting = _read_ahead(pool, training, plan.step + 1)
-            said = Said(stop=logs is not None and logs.stop_requested, saved=saver.is_done)
-            row, all_said = training.advance(plan, encoded, said)
-            stopped = any(one.stop for one in all_said)
-            if recipe.held_out.clips and _is_due(training.step, recipe.held_out.every_steps, recipe):
-                row = replace(row, held_out_loss=training.held_out_loss())
-            if logs is not None:
-                logs.add(row)
-            if all(one.saved for one in all_said):
-                saver.settle()
-            if _is_due(training.step, recipe.checkpoints.every_steps, recipe) or stopped:
-                records = logs.records() if logs is not None else _nothing
-                saver.begin(training.snapshot(), records=records, metrics={"step": row.step, "loss": row.loss})
-        saver.settle()
+    logs = Logs(training.run, recipe, step=training.step, hosts=training.hosts) if training.rank == 0 else None
+    waiting = _read_ahead(pool, training, training.step)
+    while waiting is not None and not stopped:
+        began = time.perf_counter()
+        plan, encoded = waiting.result()
+        waited = time.perf_counter() - began
+        waiting = _read_ahead(pool, training, plan.step + 1)
+        asked = {"stop": logs.stop_requested, "ask": notice.is_due} if logs is not None else {}
+        row, all_said = training.advance(plan, encoded, Said(**asked, saved=saver.is_done, waiting=waited))
+        stopped = any(one.stop for one in all_said)
+        if recipe.held_out.clips and _is_due(training.step, recipe.held_out.every_steps, recipe):
+            row = replace(row, held_out_loss=training.held_out_loss())
+        if logs is not None:
+            logs.add(row, all_said)
+        if all(one.saved for one in all_said):
+            saver.settle()
+        if any(one.ask for one in all_said) and notice.ask() and logs is not None:
+            logs.warn(notice.text)
+        hurried = bool(notice.text) and not saver.is_pending
+        if _is_due(training.step, recipe.checkpoints.every_steps, recipe) or stopped or hurried:
+            records = logs.records() if logs is not None else _nothing
+            saver.begin(training.snapshot(), records=records, metrics={"step": row.step, "loss": row.loss})
+    saver.settle()
 
 
 def _nothing() -> None:

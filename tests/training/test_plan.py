@@ -122,6 +122,14 @@ def test_what_does_not_fit_is_refused_with_changes_that_make_it_fit() -> None:
     assert 30 < fitting.stages[0].memory_gib < 60
 
 
+def test_memory_is_that_of_the_fewest_workers_there_may_be() -> None:
+    recipe = big(kind="fsdp", precision="bfloat16", activation_checkpointing="full")
+    workers = recipe.workers.model_copy(update={"at_least": 1})
+    with pytest.raises(RecipeError, match="on each of 1 workers") as caught:
+        plan(recipe.model_copy(update={"workers": workers}), device_named("h100"))
+    assert "--workers.at-least 8 (" in str(caught.value)
+
+
 def test_time_and_price_follow_from_flops_and_bytes() -> None:
     recipe = big(precision="bfloat16", activation_checkpointing="full")
     device = replace(DEVICES["h100"], utilization=0.5, price_per_hour=3.0, link_bytes_per_second=1e30)

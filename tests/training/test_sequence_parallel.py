@@ -15,9 +15,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from cogvideox.denoiser import Denoiser, DenoiserConfig, PackedBatch
 from groundwork.errors import RecipeError
-from training.engines.groups import check_workers
+from training.engines.groups import check_counts, check_workers
 from training.parallelize import PackedDenoiser, parallelize
-from training.recipe import EngineSettings, OptimizerSettings, Recompute
+from training.recipe import EngineSettings, OptimizerSettings, Recompute, WorkerSettings
 from training.recompute import apply_recompute
 
 CONFIG = DenoiserConfig(num_layers=3, num_heads=4, head_width=16, text_width=24, max_text_tokens=9, time_width=32)
@@ -162,6 +162,16 @@ def test_workers_that_do_not_fit_are_refused_with_those_that_do() -> None:
     assert "attention heads, 30" in said
     assert "Allowed with 12 workers: 1, 2, 3, 6." in said
     assert "Allowed with 12 workers: 1, 2, 3, 4, 6, 12." in refusal(12, 30, kind="fsdp", replicas=5)
+
+
+def test_every_number_of_workers_that_a_run_may_come_to_have_must_fit() -> None:
+    shared = EngineSettings(sequence_parallel=2)
+    check_counts(EngineSettings(), WorkerSettings(count=3, at_least=1), heads=3)
+    check_counts(shared, WorkerSettings(count=4), heads=4)
+    with pytest.raises(RecipeError, match=r"any number of workers from there to 4, and 3 of them do not fit"):
+        check_counts(shared, WorkerSettings(count=4, at_least=2), heads=4)
+    with pytest.raises(ValueError, match="the most workers there may be, is 2"):
+        WorkerSettings(count=2, at_least=3)
 
 
 @pytest.mark.parametrize("engine", [{"kind": "ddp", "replicas": 2}, {"kind": "fsdp", "offload": True}])

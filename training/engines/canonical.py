@@ -32,7 +32,7 @@ class CanonicalEngine(DdpEngine):
         for gradient in turn:
             self._sum += gradient
         sizes = [parameter.numel() for parameter in self._parameters.values()]
-        for parameter, whole in zip(self._parameters.values(), self._sum.split(sizes), strict=True):
+        for parameter, whole in zip(self._parameters.values(), torch.split(self._sum, sizes), strict=True):
             parameter.grad = whole.view_as(parameter).clone() if last else None
         if last:
             self._sum.zero_()

@@ -7,7 +7,21 @@ from typing import cast
 import torch.distributed as dist
 
 from groundwork.errors import RecipeError
-from training.recipe import EngineSettings
+from training.recipe import EngineSettings, WorkerSettings
+
+
+def check_counts(engine: EngineSettings, workers: WorkerSettings, *, heads: int) -> None:
+    """As `check_workers`, for every number of workers that a run may come to have."""
+    check_workers(engine, workers=workers.count, heads=heads)
+    for count in range(workers.fewest, workers.count):
+        try:
+            check_workers(engine, workers=count, heads=heads)
+        except RecipeError as error:
+            raise RecipeError(
+                f"workers.at_least is {workers.fewest}: a run may come to have any number of workers from there to "
+                f"{workers.count}, and {count} of them do not fit. {error.message}",
+                "Leave workers.at_least out, or engine.sequence_parallel and engine.replicas at 1.",
+            ) from error
 
 
 def check_workers(engine: EngineSettings, *, workers: int, heads: int) -> None:
