@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from data_pipeline.report.buckets import buckets
 from data_pipeline.report.captions import captions
 from data_pipeline.report.charts import bars
 from data_pipeline.report.contents import FAILED, KEPT, REJECTED, Contents, ShownClip
@@ -35,6 +36,7 @@ def render(contents: Contents) -> str:
         f"<h2>The funnel</h2>{funnel(contents)}",
         f"<h2>Thresholds</h2>{thresholds(contents)}",
         captions(manifest),
+        buckets(contents),
         duplicates(contents),
         worst_files(contents),
         *(_gallery(contents, state) for state in (KEPT, REJECTED, FAILED)),

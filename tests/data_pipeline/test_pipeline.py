@@ -24,10 +24,13 @@ from data_pipeline.labels.heads import EncoderCard, Heads, HeadsCard, write_head
 from data_pipeline.labels.settings import ClassifierSettings, LabelSettings
 from data_pipeline.pipeline import curate
 from data_pipeline.recipe import CurateRecipe, MediaSettings, Rule
+from data_pipeline.report.buckets import bucket_rows
+from data_pipeline.report.contents import read_contents
 from data_pipeline.resources import ANALYSE
 from data_pipeline.workers import AnalyseVideo
 from groundwork import media
 from groundwork.errors import InputError, RunError
+from groundwork.latents import read_index
 from groundwork.ray_session import ray_session
 from groundwork.records import Clip, Decision, Duplicate, Latent, MediaFile, Rejected, Video, from_table
 from groundwork.run_lock import only_run
@@ -115,6 +118,13 @@ def test_the_report_shows_the_clips_and_loads_nothing(made: Made) -> None:
     for word in ("too_short", "camera", "empty.mp4", "same_bytes", "<svg"):
         assert word in page
     assert "http" not in page.replace("http-equiv", "")
+    assert "<h2>Buckets</h2>" in page
+    rows = bucket_rows(read_contents(out, out.read_json("manifest.json")))
+    index = read_index(out)
+    assert sum(row.clips for row in rows) == len(index) == summary["clips"]["kept"]
+    assert sum(row.clips * row.tokens for row in rows) == sum(clip.num_tokens for clip in index)
+    assert all(0 <= share < 1 for row in rows for share in (row.padded, row.cropped, row.upscaled, row.shrunk))
+    assert any(row.cropped for row in rows)
     assert "| clips kept | 10 of 11" in out.read_bytes("card.md").decode()
 
 
