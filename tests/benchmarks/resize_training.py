@@ -90,9 +90,8 @@ def main() -> int:
     parser.add_argument("--at", type=int, default=50, help="step at which the node's end comes, or is announced")
     parser.add_argument("--notice", type=float, default=0.0)
     options = parser.parse_args()
-    asked = recipe(
-        steps=options.steps, every_steps=options.every_steps, engine=options.engine, at_least=1, resize_seconds=8
-    )
+    elastic = {"at_least": 1, "resize_seconds": 8, "cpus": 1.0}  # a node of one CPU holds one worker
+    asked = recipe(steps=options.steps, every_steps=options.every_steps, engine=options.engine, **elastic)
     os.environ |= {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "20", "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "1"}
     with tempfile.TemporaryDirectory(prefix="cvx-resize-") as folder:
         dataset, plain, out = make_dataset(Path(folder) / "dataset"), Path(folder) / "plain", Path(folder) / "resized"
