@@ -75,6 +75,18 @@ def newest_complete(run: Storage) -> Checkpoint | None:
     return None
 
 
+def complete_steps(run: Storage) -> list[int]:
+    """Steps whose checkpoints are marked as complete; their files are not looked at."""
+    return sorted(
+        int(match[2]) for path in run.list("checkpoints", suffix=f"/{MARKER}") if (match := _PATTERN.match(path))
+    )
+
+
+def complete_at(run: Storage, step: int) -> Checkpoint | None:
+    """The checkpoint of a step where it is marked as complete; its files are not looked at."""
+    return _read_marker(run, step)
+
+
 def prune(run: Storage, *, keep: int, newest: int) -> None:
     """Remove all but the `keep` newest checkpoints up to step `newest`, and every one that is newer: it was not
     finished, or belongs to a future that is computed again."""

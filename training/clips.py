@@ -52,6 +52,9 @@ class StoredClips(Protocol):
     def read(self, number: int, *, caption: int = 0) -> StoredClip:
         """As `LatentDataset.read`."""
 
+    def captions(self, number: int) -> tuple[str, ...]:
+        """As `LatentDataset.captions`."""
+
 
 class ClipReader:
     """Reads clips by number; the most recently used stay in memory."""

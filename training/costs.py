@@ -18,6 +18,7 @@ from training.lora import choose_trained
 from training.recipe import EngineSettings, TrainRecipe
 
 _BUCKET_VALUES = 2_000_000  # of a reduction, as the engine is told
+_KEPT_VALUES = 500_000_000  # the last ones, that ZeRO-3 does not let go of between forward and backward pass
 _RUNTIME_BYTES = 1 << 30  # context, kernels and libraries of a GPU process
 
 
@@ -116,12 +117,13 @@ def memory(
     states = 2 * (share if sharded >= 1 else learning)
     own_values = share if engine.kind.startswith("zero") else 0.0  # ZeRO's update works on float32 values of its own
     copies = 0.0 if engine.kind == "fsdp" else whole / 2
+    kept = min(whole, 4.0 * _KEPT_VALUES) if engine.kind == "zero-3" else 0.0
     return Memory(
         weights=whole / group if sharded == 3 else whole,
         gradients=share if sharded >= 2 else learning,
         optimizer=0.0 if engine.offload else states + own_values,
         average=share if sharded == 3 else learning / workers,
-        gathered=(2 * layer if sharded == 3 else 0.0) + (copies if low else 0.0),
+        gathered=(max(kept, 2 * layer) if sharded == 3 else 0.0) + (copies if low else 0.0),
         buffers=2 * 4.0 * _BUCKET_VALUES + learning * {"ddp": 1, "canonical": workers + 2}.get(engine.kind, 0),
         activations=_activations(config, engine, tokens=tokens, per_value=2 if low else 4),
         runtime=float(_RUNTIME_BYTES if on_gpu else _RUNTIME_BYTES / 2),
@@ -147,17 +149,24 @@ def bytes_sent(
     config: DenoiserConfig, engine: EngineSettings, *, workers: int, turns: int, trained: int, tokens: int
 ) -> float:
     """Bytes that one worker sends in a step of so many packs of its own, by rings: gradients are summed once or (where
-    they are sharded) at each pack, parameters gathered once or (where they are sharded) before and behind each pack."""
-    whole, learning, sharded = 4.0 * parameter_counts(config)[0], 4.0 * trained, _SHARDED[engine.kind]
-    group = max(1, workers // engine.replicas)
+    they are sharded) at each pack, parameters gathered once or (where they are sharded) before and behind each pack.
+
+    Counted beside what is really sent by tests/benchmarks/bench_sent_bytes.py.
+    """
+    (whole, layer), learning = (4.0 * count for count in parameter_counts(config)), 4.0 * trained
+    sharded, group = _SHARDED[engine.kind], max(1, workers // engine.replicas)
     reduced = (turns if sharded >= 2 else 1) * (group - 1) / group
-    gathered = (2 * turns if sharded == 3 else 1) * (group - 1) / group
+    gathered = (turns if sharded == 3 else 1) * (group - 1) / group
+    if sharded in (1, 2):  # DeepSpeed sums whole gradients on all workers, of which each keeps its share
+        reduced *= 2
     if engine.kind == "canonical":
         reduced, gathered = float(turns * (group - 1)), 0.0  # whole gradients, to everyone
+    # Behind a pack too: what was let go of meanwhile. fsdp keeps what lies outside the layers.
+    again = config.num_layers * layer if engine.kind == "fsdp" else max(0.0, whole - 4.0 * _KEPT_VALUES)
     if engine.kind == "fsdp" and engine.is_mixed:
         gathered /= 2
     between_groups = 2 * (engine.replicas - 1) / engine.replicas / group
-    states = (whole if sharded == 3 else learning) * gathered + learning * (reduced + between_groups)
+    states = (whole + again if sharded == 3 else learning) * gathered + learning * (reduced + between_groups)
     return states + turns * _exchanged(config, engine, tokens=tokens)
 
 

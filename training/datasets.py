@@ -41,6 +41,11 @@ class JoinedDataset:
         which, inside = self._places[number]
         return self._datasets[which].read(inside, caption=caption)
 
+    def captions(self, number: int) -> tuple[str, ...]:
+        """As `LatentDataset.captions`."""
+        which, inside = self._places[number]
+        return self._datasets[which].captions(inside)
+
     def joined(self, values: Sequence[np.ndarray]) -> np.ndarray:
         """One value per clip of each dataset, in the order of `index`."""
         return np.array([values[which][number] for which, number in self._places])

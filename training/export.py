@@ -11,7 +11,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from cogvideox import CogVideoX
 from cogvideox.denoiser import Denoiser
+from cogvideox.text_encoder import HashTextEncoder
 from cogvideox.weights import load_autoencoder, merge_lora, save_denoiser, save_lora, save_pipeline
 from groundwork.storage import Storage, open_storage
 from training import checkpoint
@@ -42,6 +44,24 @@ def export_weights(run: Storage, found: checkpoint.Checkpoint, *, recipe: TrainR
                     _save(denoiser, folder / place, tensors=tensors, recipe=recipe, whole=not place)
         run.upload(folder, WEIGHTS)
         return _digest(folder / ("transformer" if recipe.adapter.merged else ADAPTER))
+
+
+def averaged_model(run: Storage, found: checkpoint.Checkpoint, *, recipe: TrainRecipe) -> CogVideoX:
+    """The moving average of a checkpoint as a model in memory, float32, with an adapter merged.
+
+    Its text encoder is the toy's, whatever the variant: it is for those who have texts encoded already.
+    """
+    variant, denoiser = variant_of(recipe), _untrained(recipe)
+    with checkpoint.opened(run, found) as read:
+        if recipe.adapter.rank:
+            merge_lora(denoiser, read_adapter(denoiser, recipe.adapter, read, kind="average"))
+        else:
+            averages = {name: read(f"average/{name}") for name in trained_names(denoiser)}
+            denoiser.load_state_dict(averages, strict=False)
+    with autoencoder_storage(recipe, variant).local_path() as vae:
+        autoencoder = load_autoencoder(vae, dtype=torch.float32)
+    texts = HashTextEncoder(variant.text)
+    return CogVideoX.from_parts(variant, denoiser=denoiser, autoencoder=autoencoder, text_encoder=texts)
 
 
 def _untrained(recipe: TrainRecipe) -> Denoiser:

@@ -106,6 +106,24 @@ def speed(rows: Sequence[StepMetrics], *, price_per_hour: float) -> dict[str, st
     return said
 
 
+def points(row: StepMetrics) -> dict[str, float]:
+    """What a step adds to curves, by their names; only what was measured."""
+    facts = {
+        "train/loss": row.loss,
+        "train/gradient_norm": row.gradient_norm,
+        "train/learning_rate": row.learning_rate,
+        "speed/tokens_per_second": row.tokens / row.seconds,
+        "speed/teraflops_per_second": row.flops / row.seconds / 1e12,
+        "speed/waiting_seconds": row.waiting_seconds,
+    }
+    for stratum, (loss, clips) in enumerate(zip(row.stratum_loss, row.stratum_clips, strict=True)):
+        if clips:
+            facts[f"loss_by_timestep/{100 * stratum:03d}"] = loss
+    if row.held_out_loss:
+        facts["held_out/loss"] = sum(row.held_out_loss) / len(row.held_out_loss)
+    return facts
+
+
 class Curves:
     """TensorBoard event files, written as the run goes; a remote run gets them at every `save`."""
 
@@ -118,20 +136,7 @@ class Curves:
 
     def add(self, row: StepMetrics) -> None:
         """One step's points."""
-        facts = {
-            "train/loss": row.loss,
-            "train/gradient_norm": row.gradient_norm,
-            "train/learning_rate": row.learning_rate,
-            "speed/tokens_per_second": row.tokens / row.seconds,
-            "speed/teraflops_per_second": row.flops / row.seconds / 1e12,
-            "speed/waiting_seconds": row.waiting_seconds,
-        }
-        for stratum, (loss, clips) in enumerate(zip(row.stratum_loss, row.stratum_clips, strict=True)):
-            if clips:
-                facts[f"loss_by_timestep/{100 * stratum:03d}"] = loss
-        if row.held_out_loss:
-            facts["held_out/loss"] = sum(row.held_out_loss) / len(row.held_out_loss)
-        for name, value in facts.items():
+        for name, value in points(row).items():
             self._writer.add_scalar(name, value, row.step)
 
     def save(self) -> None:

@@ -12,7 +12,7 @@ from groundwork.config import FrozenModel
 RECIPES = Path(__file__).parent / "recipes"
 
 MACHINE_FIELDS = (
-    *("workers", "checkpoints", "samples"),
+    *("workers", "checkpoints", "samples", "logging"),
     *("engine.kind", "engine.replicas", "engine.offload", "engine.sequence_parallel"),
     *("engine.activation_checkpointing", "engine.compile"),
 )
@@ -215,11 +215,25 @@ class HeldOutSettings(FrozenModel):
 
 
 class SampleSettings(FrozenModel):
-    """Films made from the finished weights for the report: as many clips' texts, spread over the dataset."""
+    """Films for the report, of the moving average: of clips' texts, spread over the dataset, from the same noise."""
 
     count: int = Field(default=0, ge=0)
+    """Of how many clips; 0: none."""
+    every_steps: int = Field(default=0, ge=0)
+    """Steps between two series that are made while training goes on, each of the first checkpoint from there on.
+    0: only at the end."""
+    cpus: float = Field(default=0.5, gt=0)
+    """Logical CPUs that the worker beside the training reserves, where the cluster has them."""
     num_steps: int = Field(default=20, gt=0)
     guidance_scale: float = Field(default=1.5, ge=1)
+
+
+class LoggingSettings(FrozenModel):
+    """Where a run's rows go besides its folder."""
+
+    wandb: str = ""
+    """Project of Weights & Biases (extra `wandb`) that saved rows are sent to; its own variables (WANDB_…) hold.
+    Empty: none."""
 
 
 class TrainRecipe(FrozenModel):
@@ -258,6 +272,7 @@ class TrainRecipe(FrozenModel):
     checkpoints: CheckpointSettings = CheckpointSettings()
     held_out: HeldOutSettings = HeldOutSettings()
     samples: SampleSettings = SampleSettings()
+    logging: LoggingSettings = LoggingSettings()
 
     @model_validator(mode="after")
     def _parts_fit_together(self) -> TrainRecipe:

@@ -13,12 +13,14 @@ from typing import Any
 from groundwork.errors import RunError
 from groundwork.storage import Storage, open_storage
 from training.charts import bars, curve
+from training.films import Film, Series, clip_path, made_series
 from training.metrics import StepMetrics, read_metrics
-from training.run_folder import CONFIG, SAMPLES, finished_summary
+from training.run_folder import CONFIG, finished_summary
 
 PAGE = "report/index.html"
 _CSS = Path(__file__).with_name("report.css")
 _NUM_STRATA = 10
+_SERIES_SHOWN = 8
 
 
 def write_report(run: str) -> str:
@@ -45,7 +47,11 @@ def _page(config: dict[str, Any], summary: dict[str, Any] | None, rows: Sequence
         "Pale: first fifth of the run, strong: last fifth.</p>",
         _strata(rows),
         *_held_out(rows, recipe),
-        *([f'<h2>Samples</h2><div class="films">{films}</div>'] if films else []),
+        *(
+            [f"<h2>Samples</h2><p>From each text, by the averaged weights and from the same noise.</p>{films}"]
+            if films
+            else []
+        ),
         "<h2>Throughput</h2><p>Tokens per second, text and video, over all workers.</p>",
         curve(steps, [row.tokens / row.seconds for row in rows], label="tokens per second by step"),
         "<h2>Learning rate</h2>",
@@ -111,11 +117,30 @@ def _stratum_means(rows: Sequence[StepMetrics]) -> list[float]:
 
 
 def _films(run: Storage) -> str:
+    """A row per caption: the clip, then its films of some steps."""
+    series = _spread(made_series(run))
+    rows: dict[Film, str] = {}
+    for one in series:
+        for film in one.films:
+            if film not in rows:
+                rows[film] = _film(run, clip_path(film), below="the clip")
+            rows[film] += _film(run, one.path(film), below=f"step {one.step}")
     return "".join(
+        f'<p>{html.escape(film.caption)}</p><div class="films">{figures}</div>' for film, figures in rows.items()
+    )
+
+
+def _spread(series: Sequence[Series]) -> Sequence[Series]:
+    """Some of many, from the first to the last: the page holds them whole."""
+    if len(series) <= _SERIES_SHOWN:
+        return series
+    return [series[index * (len(series) - 1) // (_SERIES_SHOWN - 1)] for index in range(_SERIES_SHOWN)]
+
+
+def _film(run: Storage, path: str, *, below: str) -> str:
+    return (
         f'<figure><video src="data:video/mp4;base64,{base64.b64encode(run.read_bytes(path)).decode()}" '
-        "controls loop muted autoplay playsinline></video>"
-        f"<figcaption>{html.escape(Path(path).stem)}</figcaption></figure>"
-        for path in run.list(SAMPLES, suffix=".mp4")
+        f"controls loop muted autoplay playsinline></video><figcaption>{below}</figcaption></figure>"
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -22,16 +22,21 @@ from training.fit import variant_of
 from training.initial import frozen_base
 from training.logs import PROGRESS, STOP
 from training.metrics import read_metrics
+from training.previews import Previews
 from training.quarantine import damaged_clips
 from training.recipe import TrainRecipe
 from training.report import write_report
 from training.run_folder import SUMMARY, finished_summary, open_run
-from training.samples import write_samples
+from training.samples import Prompts, write_last_samples
+from training.wandb_rows import WandbRows, check_installed
 from training.worker import Job, run_worker
 
 _RAY_FOLDER = "work/ray"
 _POLL_SECONDS = 0.5
 _STOP_SECONDS = 30.0  # how long workers get to save after Ctrl-C
+
+Watcher = Callable[[int], None]
+"""Called every now and then with the step that training has got to."""
 
 
 def train(recipe: TrainRecipe, *, dataset: str | Sequence[str], out: str, address: str | None = None) -> dict[str, Any]:
@@ -43,6 +48,7 @@ def train(recipe: TrainRecipe, *, dataset: str | Sequence[str], out: str, addres
     """
     run, datasets = open_storage(out), (dataset,) if isinstance(dataset, str) else tuple(dataset)
     data = open_data(recipe, datasets)
+    check_installed(recipe)
     check_counts(recipe.engine, recipe.workers, heads=variant_of(recipe).denoiser.num_heads)
     with only_run(run):
         open_run(run, recipe, dataset=data.uri, dataset_hash=data.hash, base=frozen_base(recipe))
@@ -52,12 +58,16 @@ def train(recipe: TrainRecipe, *, dataset: str | Sequence[str], out: str, addres
         began = time.monotonic()
         start = _reached(run)
         if start < recipe.num_steps:
-            with ray_session(address):
-                _run_workers(Job(recipe=recipe, datasets=datasets, out=out), run, start=start)
+            job = Job(recipe=recipe, datasets=datasets, out=out)
+            with (
+                ray_session(address),
+                Previews(run, recipe, datasets=datasets) as previews,
+                WandbRows(run, recipe) as rows,
+            ):
+                _run_workers(job, run, start=start, watchers=(previews.look, rows.look))
         seconds = time.monotonic() - began
         digest = _export(run, recipe)
-        with run.local_path(WEIGHTS) as weights:
-            write_samples(run, weights, data.clips, data.reader(), settings=recipe.samples)
+        write_last_samples(run, Prompts(data, recipe.samples), step=recipe.num_steps)
         summary = _finish(run, recipe, num_clips=len(data.clips), start=start, seconds=seconds, digest=digest)
         write_report(run.uri)
         return summary | {"already_done": False}
@@ -100,8 +110,8 @@ def _finish(
     return summary
 
 
-def _run_workers(job: Job, run: Storage, *, start: int) -> None:
-    """Ray Train in a thread, so that this one can show progress and answer Ctrl-C."""
+def _run_workers(job: Job, run: Storage, *, start: int, watchers: Sequence[Watcher]) -> None:
+    """Ray Train in a thread, so that this one can show progress, call the watchers, and answer Ctrl-C."""
     run.delete(STOP)
     run.delete(PROGRESS)
     run.delete_tree(_RAY_FOLDER)
@@ -120,7 +130,7 @@ def _run_workers(job: Job, run: Storage, *, start: int) -> None:
     ended = threading.Event()
     threading.Thread(target=fit, name="ray-train", daemon=True).start()
     try:
-        _show_progress(ended, run, total=job.recipe.num_steps, start=start)
+        _show_progress(ended, run, total=job.recipe.num_steps, start=start, watchers=watchers)
     except KeyboardInterrupt:
         if run.exists(PROGRESS):
             get_logger("train").info("stopping: the workers save first (Ctrl-C again to leave at once)")
@@ -140,7 +150,9 @@ def _run_workers(job: Job, run: Storage, *, start: int) -> None:
         raise StorageError(metrics["failed"], metrics["hint"])
 
 
-def _show_progress(ended: threading.Event, run: Storage, *, total: int, start: int) -> None:
+def _show_progress(
+    ended: threading.Event, run: Storage, *, total: int, start: int, watchers: Sequence[Watcher]
+) -> None:
     shown, warned = start, set[str]()
     with Progress("train", total=total, unit="step", initial=start) as progress:
         while not ended.wait(_POLL_SECONDS):
@@ -155,6 +167,8 @@ def _show_progress(ended: threading.Event, run: Storage, *, total: int, start: i
                         if text not in warned:
                             get_logger("train").warning(text)
                             warned.add(text)
+            for watcher in watchers:
+                watcher(shown)
 
 
 def _trainer(job: Job, run: Storage) -> Any:

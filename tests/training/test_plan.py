@@ -97,6 +97,28 @@ def test_more_sharding_and_less_kept_need_less_memory() -> None:
     assert need(sequence_parallel=4) < need(sequence_parallel=2) < need()
 
 
+@pytest.mark.parametrize(
+    ("engine", "sent"),  # of one pack and of two, in bytes per byte of parameters: counted on two workers over gloo
+    [
+        ({"kind": "ddp"}, (1.0, 1.0)),
+        ({"kind": "zero-1"}, (1.5, 1.5)),
+        ({"kind": "zero-2"}, (1.5, 2.5)),
+        ({"kind": "zero-3"}, (1.0, 2.0)),  # gloo sends half more: it scatters a sum by way of the whole one
+        ({"kind": "fsdp"}, (1.479, 2.957)),  # this too
+        ({"kind": "fsdp", "precision": "bfloat16"}, (0.990, 1.979)),
+        ({"kind": "fsdp", "replicas": 2}, (1.0, 1.0)),
+    ],
+)
+def test_sent_bytes_are_those_that_were_counted(engine: dict[str, object], sent: tuple[float, float]) -> None:
+    config = replace(TOY.denoiser, num_heads=4)
+    settings, count = EngineSettings.model_validate(engine), costs.parameter_counts(config)[0]
+    planned = [
+        costs.bytes_sent(config, settings, workers=2, turns=turns, trained=count, tokens=100) / (4 * count)
+        for turns in (1, 2)
+    ]
+    assert planned == pytest.approx(sent, rel=2e-3)
+
+
 def test_an_adapter_needs_states_for_itself_alone() -> None:
     recipe = big(precision="bfloat16", activation_checkpointing="full")
     adapter = recipe.adapter.model_copy(update={"rank": 128})

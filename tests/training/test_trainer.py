@@ -26,7 +26,9 @@ from groundwork.ray_session import ray_session
 from groundwork.run_lock import only_run
 from groundwork.storage import open_storage
 from training import checkpoint
+from training.films import made_series
 from training.metrics import read_metrics
+from training.previews import make_films
 from training.recipe import TrainRecipe
 from training.trainer import train
 
@@ -53,7 +55,9 @@ def ray() -> Iterator[None]:
 def undisturbed(
     ray: None, recipe: TrainRecipe, dataset: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, Any]:
-    return train(recipe, dataset=str(dataset), out=str(tmp_path_factory.mktemp("undisturbed")))
+    """With films while it trains, which the other runs have not."""
+    showing = recipe.model_copy(update={"samples": recipe.samples.model_copy(update={"every_steps": 20})})
+    return train(showing, dataset=str(dataset), out=str(tmp_path_factory.mktemp("undisturbed")))
 
 
 def losses(run: str) -> list[str]:
@@ -88,8 +92,23 @@ def test_a_run_leaves_everything_the_contract_names(undisturbed: dict[str, Any])
     assert page.count("<svg") == 7
     assert "http://" not in page
     assert "https://" not in page
-    assert page.count("<video") == len(list((run / "samples").iterdir())) == 2
+    assert page.count("<video") == len(list((run / "samples").rglob("*.mp4"))) == 3
+    assert page.count("step 40<") >= 1
     assert not (run / "work" / "ray").exists()
+
+
+def test_films_are_made_while_it_trains_and_from_the_newest_checkpoint_where_theirs_is_gone(
+    undisturbed: dict[str, Any], recipe: TrainRecipe, dataset: Path
+) -> None:
+    run = open_storage(undisturbed["run"])
+    made = made_series(run)
+    assert len(made) == 2  # of step 20, or of a later one where that was removed meanwhile, and of the end
+    assert 20 <= made[0].step <= made[1].step == NUM_STEPS
+    assert all(run.exists(series.path(film)) for series in made for film in series.films)
+    films = [[run.read_bytes(series.path(film)) for film in series.films] for series in made]
+    assert make_films(recipe, run, datasets=[str(dataset)], step=10) == NUM_STEPS
+    again = next(series for series in made_series(run) if series.folder.endswith(f"{NUM_STEPS:06d}"))
+    assert [run.read_bytes(again.path(film)) for film in again.films] == films[-1]
 
 
 def test_held_out_clips_are_asked_now_and_then_and_at_the_end(undisturbed: dict[str, Any]) -> None:
