@@ -45,7 +45,7 @@ demo: $(RUNTIME) ## real footage → dataset → trained model → a video over 
 
 test: $(TESTING) ## the whole suite, in two passes: everything, then torch.compile
 	@$(BIN)/python -m pytest -m 'compile' --no-header -q
-	@$(BIN)/python -m pytest -m 'not compile' --no-header -n $(TESTERS) --dist loadfile
+	@$(BIN)/python -m pytest -m 'not compile' --no-header -n $(TESTERS) --dist loadfile --no-loadscope-reorder
 
 check: $(TESTING) ## lint, types, who imports whom, sizes of files and functions
 	@$(BIN)/ruff check .

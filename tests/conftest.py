@@ -21,7 +21,16 @@ os.environ["HOME"] = tempfile.mkdtemp(prefix="cvx-home-")
 atexit.register(shutil.rmtree, os.environ["HOME"], ignore_errors=True)
 prepare_environment()
 
+_LONGEST = ("test_demo.py", "test_trainer.py", "test_pipeline.py", "test_engines.py", "test_service.py", "test_jobs.py")
+"""Begun first, so that at the end no process works on one of them while the others have nothing to do."""
+
 SHARED_FOOTAGE = Path(__file__).resolve().parents[2] / "shared" / "data" / "videos"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that take longest come first; otherwise the order stays."""
+    places = {name: place for place, name in enumerate(_LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.name, len(places)))
 
 
 @pytest.fixture(scope="session")

@@ -56,6 +56,7 @@ def ray_head(*, num_cpus: int = 8) -> Iterator[Head]:
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(token),
         "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_worker_niceness": "0",
         "RAY_USAGE_STATS_REPORT_URL": "http://127.0.0.1:9/",
         "PATH": f"{BIN}:{os.environ['PATH']}",
         "HOME": str(folder),

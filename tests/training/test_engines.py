@@ -25,13 +25,14 @@ from training.recipe import TrainRecipe
 Make = Callable[..., TrainRecipe]
 ENGINES = ("zero-1", "zero-3", "offload", "ddp", "fsdp", "hsdp")
 """Beside ZeRO-2, the default."""
+NUM_STEPS = 8
 
 
 @dataclass(frozen=True)
 class Start:
     """One start of the workers: `stop_after` a checkpoint stands for everything that ends a run early.
 
-    `full_disk`: the second worker can write no file larger than 64 KiB. `copy_of`: goes on from step 8 of another run.
+    `full_disk`: the second worker can write no file larger than 64 KiB. `copy_of`: goes on from step 6 of another run.
     """
 
     recipe: str
@@ -57,7 +58,7 @@ def work(rank: int, world: int, port: int, starts: list[Start]) -> None:
         if start.full_disk and rank == 1:
             resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, resource.RLIM_INFINITY))
         if start.copy_of and rank == 0:
-            shutil.copytree(start.copy_of, start.out, ignore=shutil.ignore_patterns("step-000012"))
+            shutil.copytree(start.copy_of, start.out, ignore=shutil.ignore_patterns(f"step-{NUM_STEPS:06d}"))
         dist.barrier()
 
         def report(metrics: dict[str, Any], *, start: Start = start) -> None:
@@ -87,7 +88,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory, dataset: Path, recipe_with: M
     folder = tmp_path_factory.mktemp("runs")
 
     def start(name: str, *, stop_after: int | None = None, copy_of: str = "", **changes: Any) -> Start:
-        recipe, before = recipe_with(**changes).model_dump_json(), str(folder / copy_of) if copy_of else ""
+        stages = [stage.model_dump() | {"steps": NUM_STEPS // 2} for stage in recipe_with().stages]
+        fields: dict[str, Any] = {"stages": stages, "checkpoints": {"every_steps": 3, "keep": 2}} | changes
+        recipe, before = recipe_with(**fields).model_dump_json(), str(folder / copy_of) if copy_of else ""
         return Start(recipe, str(dataset), str(folder / name), stop_after, name == "full", before)
 
     third, shards, canonical = ({"engine": {"kind": kind}} for kind in ("zero-3", "fsdp", "canonical"))
@@ -96,27 +99,27 @@ def runs(tmp_path_factory: pytest.TempPathFactory, dataset: Path, recipe_with: M
         2,
         [
             start("undisturbed"),
-            start("resumed", stop_after=8),
+            start("resumed", stop_after=6),
             start("resumed"),
-            start("zero-1", stop_after=8, engine={"kind": "zero-1"}),
+            start("zero-1", stop_after=6, engine={"kind": "zero-1"}),
             start("zero-3", **third),
             start("zero-3-resumed", copy_of="zero-3", **third),
             start("ddp", engine={"kind": "ddp"}),
             start("ddp-resumed", copy_of="ddp", engine={"kind": "ddp"}),
             start("fsdp", **shards),
             start("fsdp-resumed", copy_of="fsdp", **shards),
-            start("hsdp", stop_after=8, engine={"kind": "fsdp", "replicas": 2}),
-            start("offload", stop_after=8, engine={"kind": "zero-2", "offload": True}),
-            start("changing", stop_after=4, **shards),
-            start("changing", stop_after=8, **third),
-            start("canonical-changing", stop_after=4, **canonical),
+            start("hsdp", stop_after=6, engine={"kind": "fsdp", "replicas": 2}),
+            start("offload", stop_after=6, engine={"kind": "zero-2", "offload": True}),
+            start("changing", stop_after=3, **shards),
+            start("changing", stop_after=6, **third),
+            start("canonical-changing", stop_after=3, **canonical),
             start("bfloat16", engine={"kind": "zero-2"} | coarse),
-            start("fsdp-bfloat16", stop_after=4, engine={"kind": "fsdp"} | coarse),
+            start("fsdp-bfloat16", stop_after=3, engine={"kind": "fsdp"} | coarse),
             start("full"),
         ],
     )
     ulysses = {"kind": "zero-2", "sequence_parallel": 3}
-    spawn(3, [start("ulysses", stop_after=8, engine=ulysses), start("canonical-changing", stop_after=8, **canonical)])
+    spawn(3, [start("ulysses", stop_after=6, engine=ulysses), start("canonical-changing", stop_after=6, **canonical)])
     spawn(1, [start("canonical", **canonical), start("canonical-changing", **canonical), start("changing")])
     return lambda name: open_storage(folder / name)
 
@@ -132,7 +135,7 @@ def losses(run: Storage) -> list[str]:
 def final_state(run: Storage) -> dict[str, torch.Tensor]:
     found = checkpoint.newest_complete(run)
     assert found is not None
-    assert found.step == 12
+    assert found.step == NUM_STEPS
     with checkpoint.opened(run, found) as read:
         return {
             f"{kind}/{name}": read(f"{kind}/{name}")
@@ -160,9 +163,9 @@ def test_a_resumed_training_equals_an_undisturbed_one_bit_for_bit(
     runs: Callable[[str], Storage], resumed: str, undisturbed: str
 ) -> None:
     assert losses(runs(resumed)) == losses(runs(undisturbed))
-    assert len(losses(runs(resumed))) == 12
+    assert len(losses(runs(resumed))) == NUM_STEPS
     assert guard_of(runs(resumed)) == guard_of(runs(undisturbed))
-    assert guard_of(runs(resumed))["updates"] == 6  # of the second stage
+    assert guard_of(runs(resumed))["updates"] == NUM_STEPS // 2  # of the second stage
     one, other = final_state(runs(resumed)), final_state(runs(undisturbed))
     assert all(torch.equal(one[name], other[name]) for name in one)
 
@@ -171,7 +174,7 @@ def test_a_resumed_training_equals_an_undisturbed_one_bit_for_bit(
 def test_every_engine_and_number_of_workers_gives_the_same_training(runs: Callable[[str], Storage], name: str) -> None:
     got = rows(runs(name))
     expected = rows(runs("undisturbed"))[: len(got)]
-    assert len(got) >= 8
+    assert len(got) >= 6
     assert [row.loss for row in got] == pytest.approx([row.loss for row in expected], rel=2e-3)
     assert [row.gradient_norm for row in got] == pytest.approx([row.gradient_norm for row in expected], rel=1e-2)
     assert got[0].loss == pytest.approx(expected[0].loss, rel=1e-5)
@@ -187,7 +190,7 @@ def test_the_first_losses_are_equal_to_the_bit_whatever_the_workers(runs: Callab
 def test_bfloat16_with_recomputed_layers_stays_close(runs: Callable[[str], Storage], name: str) -> None:
     got = rows(runs(name))
     expected = rows(runs("undisturbed"))[: len(got)]
-    assert len(got) >= 4
+    assert len(got) >= 3
     assert [row.loss for row in got] == pytest.approx([row.loss for row in expected], rel=0.05)
 
 
