@@ -11,6 +11,7 @@ from typing import Any
 BENCHMARKS = {
     "autoencoder, toy": ["bench_autoencoder", "--size", "toy"],
     "denoiser, 2B width, one layer": ["bench_denoiser", "--layers", "1", "--size", "2x24x32", "--threads", "1"],
+    "training step, against a plain loop": ["bench_training", "--shapes", "C", "--dtypes", "fp32", "--rounds", "2"],
     "curation, against scenedetect and a decode per filter": ["bench_curation", "--seconds", "20"],
 }
 
