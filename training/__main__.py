@@ -80,12 +80,15 @@ def _run(options: RunOptions, recipe: TrainRecipe) -> dict[str, Any]:
 
 def _run_text(summary: dict[str, Any]) -> str:
     head = "already done" if summary["already_done"] else f"done in {summary['seconds']:.0f} s"
+    damaged = len(summary["damaged_clips"])
+    left_out = [f"left out  {damaged} damaged clips, named in {summary['run']}/quarantine"] if damaged else []
     return "\n".join(
         [
             f"{head}: {summary['steps']} steps, {summary['clips']} clips, {summary['steps_per_second']:.2f} steps/s",
             f"loss      {summary['first_loss']:.4f} → {summary['final_loss']:.4f}",
             f"weights   {summary['weights']}",
             f"report    {summary['report']}",
+            *left_out,
         ]
     )
 

@@ -145,9 +145,9 @@ def _run_workers(job: Job, run: Storage, *, start: int, watchers: Sequence[Watch
                 run.delete_tree(_RAY_FOLDER)
     if "error" in outcome:
         raise _explain(outcome["error"], run) from outcome["error"]
-    metrics = outcome["result"].metrics or {}
-    if "failed" in metrics:
-        raise StorageError(metrics["failed"], metrics["hint"])
+    failure = outcome["result"].return_value  # metrics would be those of a checkpoint, and Ray keeps none
+    if failure is not None:
+        raise StorageError(*failure)
 
 
 def _show_progress(
@@ -211,13 +211,13 @@ def _cpus_per_worker(count: int, cpus: float) -> float:
     return int(there / count * 100) / 100
 
 
-def _worker_main(config: dict[str, Any]) -> None:
-    """What Ray runs on each worker."""
+def _worker_main(config: dict[str, Any]) -> tuple[str, str] | None:
+    """What Ray runs on each worker; the first one's answer becomes the result's `return_value`."""
     import ray.train
 
     recipe = TrainRecipe.model_validate_json(config["recipe"])
     job = Job(recipe, datasets=config["datasets"], out=config["out"])
-    run_worker(job, report=ray.train.report, leaving=_leaving)
+    return run_worker(job, report=ray.train.report, leaving=_leaving)
 
 
 def _leaving() -> str:

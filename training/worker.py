@@ -201,12 +201,14 @@ class Training:
         return Snapshot(self.step, self.engine.take_out(self.average.values), facts)
 
 
-def run_worker(job: Job, *, report: Callable[[dict[str, Any]], None], leaving: Callable[[], str] = lambda: "") -> None:
+def run_worker(
+    job: Job, *, report: Callable[[dict[str, Any]], None], leaving: Callable[[], str] = lambda: ""
+) -> tuple[str, str] | None:
     """Train to the end. `report` is called equally often on every worker: after each durable checkpoint.
 
     `leaving` says which machines are about to be taken away, if any: then a checkpoint is begun whenever the one before
-    is durable. It too is called equally often on every worker. A full disk is reported as {"failed": message,
-    "hint": …} and ends the worker normally: trying again is no use.
+    is durable. It too is called equally often on every worker. A full disk ends the worker normally, as trying again is
+    no use: message and hint of the error are returned, on every worker.
     """
     torch.set_num_threads(job.recipe.workers.threads)
     torch.manual_seed(job.recipe.seed)
@@ -219,7 +221,8 @@ def run_worker(job: Job, *, report: Callable[[dict[str, Any]], None], leaving: C
         ):
             _train(training, saver, pool, notice=Notice(leaving))
     except StorageError as error:
-        report({"failed": error.message, "hint": error.hint})
+        return error.message, error.hint
+    return None
 
 
 def _train(training: Training, saver: Saver, pool: ThreadPoolExecutor, *, notice: Notice) -> None:

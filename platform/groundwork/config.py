@@ -71,7 +71,8 @@ def describe_validation(error: ValidationError, *, model: type[BaseModel], sourc
             meant = f"; did you mean {close[0]!r}?" if close else f"; known keys: {', '.join(known)}"
             lines.append(f"  {where}: unknown key{meant}")
         else:
-            lines.append(f"  {where}: {problem['msg']} (got {problem['input']!r})")
+            given = f" (got {problem['input']!r})" if problem["loc"] else ""  # a whole file would bury the message
+            lines.append(f"  {where}: {problem['msg']}{given}")
     return "\n".join(lines)
 
 

@@ -62,14 +62,16 @@ def work(rank: int, world: int, port: int, starts: list[Start]) -> None:
         dist.barrier()
 
         def report(metrics: dict[str, Any], *, start: Start = start) -> None:
-            assert ("failed" in metrics) == start.full_disk, metrics
-            if start.full_disk:
-                (Path(start.out) / f"failure-{rank}").write_text(metrics["failed"])
-            elif metrics["step"] == start.stop_after:
+            assert not start.full_disk, metrics
+            if metrics["step"] == start.stop_after:
                 raise StoppedError
 
+        job = Job(TrainRecipe.model_validate_json(start.recipe), (start.dataset,), start.out)
         try:
-            run_worker(Job(TrainRecipe.model_validate_json(start.recipe), (start.dataset,), start.out), report=report)
+            failure = run_worker(job, report=report)
+            assert (failure is not None) == start.full_disk, failure
+            if failure is not None:
+                (Path(start.out) / f"failure-{rank}").write_text(failure[0])
         except StoppedError:
             assert start.stop_after is not None
     dist.destroy_process_group()

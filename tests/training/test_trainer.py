@@ -21,7 +21,7 @@ import yaml
 
 from cogvideox import CogVideoX
 from cogvideox.weights import load_denoiser
-from groundwork.errors import RecipeError, RunError
+from groundwork.errors import RecipeError, RunError, StorageError
 from groundwork.ray_session import ray_session
 from groundwork.run_lock import only_run
 from groundwork.storage import open_storage
@@ -149,6 +149,15 @@ def test_a_second_start_on_the_same_output_is_refused(recipe: TrainRecipe, datas
         train(recipe, dataset=str(dataset), out=str(tmp_path))
 
 
+def test_a_disk_that_cannot_be_written_ends_the_run_with_its_reason(
+    ray: None, recipe: TrainRecipe, dataset: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "step-000010").touch()  # where the first one's folder should be
+    with pytest.raises(StorageError, match=r"Cannot write .*checkpoints"):
+        train(recipe, dataset=str(dataset), out=str(tmp_path))
+
+
 def test_a_killed_worker_is_replaced_and_nothing_changes(
     undisturbed: dict[str, Any], recipe: TrainRecipe, dataset: Path, tmp_path: Path
 ) -> None:
@@ -173,22 +182,25 @@ def test_a_stopped_and_then_killed_command_goes_on_when_run_again(
     words = ["run", str(path), "--dataset", str(dataset), "--out", str(out), "--json"]
     root = Path(__file__).parents[2]
     environment = os.environ | {"PYTHONPATH": f"{root / 'platform'}{os.pathsep}{root}"}
-    for blow, after in ((signal.SIGTERM, 1), (signal.SIGKILL, 20)):
+    agents: list[psutil.Process] = []
+    for blow, after in ((signal.SIGTERM, 1), (signal.SIGKILL, 10)):
         command = subprocess.Popen([sys.executable, "-m", "training", *words], env=environment, cwd=root)
         wait_for(lambda after=after: reached(out) >= after)
         # Ray's agents try for a minute to tell a killed cluster about its end.
         started = psutil.Process(command.pid).children(recursive=True)
         family = [process for process in started if not process.name().endswith("Agent")]
+        agents += [process for process in started if process not in family]
         command.send_signal(blow)
         assert command.wait(90) == (130 if blow is signal.SIGTERM else -signal.SIGKILL)
         wait_for(lambda family=family: not any(map(alive, family)))
     start = reached(out)
-    assert 20 <= start < NUM_STEPS
+    assert 10 <= start < NUM_STEPS
     summary = train(recipe, dataset=str(dataset), out=str(out))
     assert summary["resumed_from_step"] == start
     assert losses(str(out)) == losses(undisturbed["run"])
     assert summary["weights_sha256"] == undisturbed["weights_sha256"]
     assert json.loads((out / "summary.json").read_text())["steps"] == NUM_STEPS
+    wait_for(lambda: not any(map(alive, agents)))
 
 
 def reached(run: Path) -> int:
