@@ -4,12 +4,31 @@ from __future__ import annotations
 
 from typing import Any, Literal, get_args
 
+from pydantic import Field
+
 from groundwork.config import FrozenModel
 from groundwork.errors import RunError
 
 Status = Literal["queued", "in_progress", "completed", "failed"]
 Stage = Literal["denoise", "decode"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
+
+
+class Adapter(FrozenModel):
+    """A LoRA that the denoiser wears for one job."""
+
+    name: str
+    scale: float = 1.0
+    """0 leaves the denoiser as it is."""
+
+
+class Reference(FrozenModel):
+    """The picture or video that a job starts from; its bytes lie beside the job's results."""
+
+    kind: Literal["image", "video"]
+    sha256: str
+    strength: float = 0.8
+    """Video only, above 0 and at most 1: how much of it is redrawn."""
 
 
 class JobSettings(FrozenModel):
@@ -30,6 +49,47 @@ class JobSettings(FrozenModel):
     seed: int
     seconds: str
     """Length as asked for, or as derived from the frames."""
+    sampler: Literal["ddim", "dpm"] | None = None
+    """None: the model card's."""
+    reference: Reference | None = None
+    """None: a video from text alone."""
+    adapters: tuple[Adapter, ...] = ()
+    """Worn all at once; their changes add up."""
+
+
+class Webhook(FrozenModel):
+    """Where the end of a job is told."""
+
+    url: str
+    events: tuple[Literal["video.completed", "video.failed"], ...] = ("video.completed", "video.failed")
+
+
+class JobTerms(FrozenModel):
+    """What was agreed about a job besides the picture: for whom, by when, at what cost."""
+
+    owner: str = ""
+    """Name of the API key, "" where keys are not asked for."""
+    weight: float = Field(default=1.0, gt=0)
+    """Share of the owner against others that wait."""
+    work: float = Field(default=0.0, ge=0)
+    """Denoising in TFLOP, all steps with guidance."""
+    priority: int = 0
+    """Higher goes first, within what the owner's share allows."""
+    deadline: float | None = None
+    """Unix seconds; a job that is not done by then fails."""
+    preview_every: int = Field(default=0, ge=0)
+    """Steps between two preview pictures, 0 for none."""
+    prompt_asked: str | None = None
+    """The prompt as it came, where it was rewritten."""
+    remixed_from: str | None = None
+    """Id of the video that this one varies."""
+    metadata: dict[str, str] = Field(default_factory=dict)
+    webhook: Webhook | None = None
+    idempotency_key: str | None = None
+    request_sha256: str | None = None
+    """Hash of the request's body; with the same key and another hash the request is refused."""
+    fingerprint: str | None = None
+    """Hash over all that decides the latent's bits: weights, code, torch, device class, settings."""
 
 
 class JobError(FrozenModel):
@@ -46,6 +106,7 @@ class Job(FrozenModel):
     """Order of arrival, from 1."""
     id: str
     settings: JobSettings
+    terms: JobTerms = JobTerms()
     status: Status
     stage: Stage
     """What has to be done next, or is being done."""
@@ -70,6 +131,8 @@ class Job(FrozenModel):
     latent_sha256: str | None
     video_sha256: str | None
     stage_seconds: dict[str, float]
+    expires_at: float | None = None
+    """When the files of a final job go."""
     error: JobError | None
 
     @property
