@@ -42,6 +42,8 @@ def opened(path: str | Path, *, max_pixels: int = 0) -> Iterator[tuple[Any, Any]
         films = [stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic]
         if not films:
             raise MediaError(f"{path}: holds no video stream.", "Is it an audio file?")
+        if films[0].codec_context is None:
+            raise MediaError(f"{path}: its video stream is coded in a way that is not known here.")
         films[0].codec_context.thread_count = 1
         if max_pixels:
             films[0].codec_context.options = {"max_pixels": str(max_pixels)}

@@ -216,14 +216,22 @@ def native_rgb(frame: Frame, *, long_side: int) -> UInt8[np.ndarray, "h w c"]:
 
 
 def sample_clip(
-    path: str | Path, *, start_seconds: float, num_frames: int, fps: float, height: int, width: int
+    path: str | Path,
+    *,
+    start_seconds: float,
+    num_frames: int,
+    fps: float,
+    height: int,
+    width: int,
+    max_pixels: int = 0,
 ) -> Frames:
     """`num_frames` pictures at exact instants `start + i/fps`, each the latest frame shown at that instant.
 
     Returned as uint8 `[t, h, w, 3]`, scaled to cover `height` x `width` and cropped at the centre. Integer time stamps
     decide (`groundwork.instants`), so the rate is right for every source, also for a variable one. The source's last
     frame is shown for as long as the one before it, and no longer: no clip ends frozen. Raises MediaError when the
-    source ends, or is damaged, before the clip is read; damage elsewhere does not matter.
+    source ends, or is damaged, before the clip is read; damage elsewhere does not matter. With `max_pixels` larger
+    pictures are damage.
     """
     picked: list[UInt8[np.ndarray, "h w c"]] = []
     instants: Instants | None = None
@@ -236,7 +244,7 @@ def sample_clip(
         if count > 0:
             picked.extend([_covering(picture, stream, height=height, width=width)] * count)
 
-    for picture, _, stream in _pictures(path, start_seconds, on_damage=damage.append):
+    for picture, _, stream in _pictures(path, start_seconds, max_pixels=max_pixels, on_damage=damage.append):
         if instants is None:
             origin, unit = stream.start_time or 0, Fraction(stream.time_base)
             instants = Instants(origin + round(Fraction(start_seconds) / unit), unit, exact_rate(fps))
