@@ -51,4 +51,5 @@ def by_timestep(settings: HeldOutSettings, plan: StepPlan, losses: Sequence[floa
 
 def without(numbers: Sequence[int], held_out: Pack) -> tuple[int, ...]:
     """The numbers that are not held out."""
-    return tuple(number for number in numbers if number not in set(held_out))
+    left_out = frozenset(held_out)
+    return tuple(number for number in numbers if number not in left_out)

@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import Any
 
 from groundwork.errors import PlatformError, RunError, StorageError
-from groundwork.ray_session import prepare_environment, ray_session
+from groundwork.ray_session import ray_session
 from groundwork.run_lock import only_run
 from groundwork.storage import Storage, open_storage
 from groundwork.telemetry import Progress, get_logger
@@ -173,7 +173,6 @@ def _show_progress(
 
 def _trainer(job: Job, run: Storage) -> Any:
     """Ray Train v2 with gloo on CPUs. Ray keeps no checkpoints: the run has its own, durable ones."""
-    prepare_environment()
     import torch
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer

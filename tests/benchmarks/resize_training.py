@@ -3,9 +3,9 @@
     python -m tests.benchmarks.resize_training --engine canonical
     python -m tests.benchmarks.resize_training --engine fsdp --notice 25
 
-Two workers, one after the node is gone, two again. Prints JSON: which steps each number of workers did, what was done
-twice, and whether losses and weights equal the undisturbed run's. `--notice`: the node's end is announced so many
-seconds before. Ends with 1 where a step is missing or losses differ by more than 0.1 %.
+Two workers, one after the node is gone, two again, and up to `--count` as more nodes come. Prints JSON: which steps
+each number of workers did, and whether losses and weights equal those of an undisturbed run of two. `--notice`: the
+node's end is announced so many seconds before. Ends with 1 where a step is missing or losses differ by more than 0.1 %.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import os
 import sys
 import tempfile
 import time
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -58,8 +59,8 @@ class Nodes:
         self._cluster.shutdown()
 
 
-def resized(run: Run, nodes: Nodes, doomed: Any, *, at: int, notice: float) -> dict[str, Any]:
-    """Take the node away at a step, give another when one worker has gone on; returns what happened when."""
+def resized(run: Run, nodes: Nodes, doomed: Any, *, at: int, notice: float, count: int) -> dict[str, Any]:
+    """Take the node away at a step, give others when fewer workers have gone on; returns what happened when."""
     run.wait_for(lambda: run.progress().get("step", 0) >= at)
     announced = run.progress()["step"]
     if notice:
@@ -67,19 +68,26 @@ def resized(run: Run, nodes: Nodes, doomed: Any, *, at: int, notice: float) -> d
         time.sleep(notice)
     gone, began = run.progress()["step"], time.monotonic()
     nodes.remove(doomed)
-    run.wait_for(lambda: run.progress().get("workers") == 1)
-    alone = run.progress()["first_step"]
-    seconds = {"down": round(time.monotonic() - began, 1)}
-    run.wait_for(lambda: open_storage(run.out).exists("metrics.parquet") and _workers(run)[-1] == 1)
-    began = time.monotonic()
-    nodes.add()
-    run.wait_for(lambda: run.progress().get("workers") == 2)
-    seconds["up"] = round(time.monotonic() - began, 1)
-    return {"announced": announced, "gone": gone, "alone_from": alone, "seconds": seconds}
+    run.wait_for(partial(_are_at_work, run, workers=1))
+    seconds, firsts = {"2 to 1": round(time.monotonic() - began, 1)}, [run.progress()["first_step"]]
+    for before in range(1, count):
+        run.wait_for(partial(_has_saved, run, workers=before))
+        began = time.monotonic()
+        nodes.add()
+        run.wait_for(partial(_are_at_work, run, workers=before + 1))
+        seconds[f"{before} to {before + 1}"] = round(time.monotonic() - began, 1)
+        firsts.append(run.progress()["first_step"])
+    return {"announced": announced, "gone": gone, "first_steps": firsts, "seconds": seconds}
 
 
-def _workers(run: Run) -> list[int]:
-    return [row.workers for row in read_metrics(open_storage(run.out))]
+def _has_saved(run: Run, *, workers: int) -> bool:
+    """Whether the newest durable step is one of so many workers."""
+    rows = read_metrics(open_storage(run.out)) if open_storage(run.out).exists("metrics.parquet") else []
+    return bool(rows) and rows[-1].workers == workers
+
+
+def _are_at_work(run: Run, *, workers: int) -> bool:
+    return run.progress().get("workers") == workers
 
 
 def main() -> int:
@@ -88,9 +96,11 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--every-steps", type=int, default=20)
     parser.add_argument("--at", type=int, default=50, help="step at which the node's end comes, or is announced")
+    parser.add_argument("--count", type=int, default=2, help="workers that it comes to in the end")
     parser.add_argument("--notice", type=float, default=0.0)
     options = parser.parse_args()
-    elastic = {"at_least": 1, "resize_seconds": 8, "cpus": 1.0}  # a node of one CPU holds one worker
+    # A node of one CPU holds one worker.
+    elastic = {"count": options.count, "at_least": 1, "resize_seconds": 8, "cpus": 1.0}
     asked = recipe(steps=options.steps, every_steps=options.every_steps, engine=options.engine, **elastic)
     os.environ |= {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "20", "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "1"}
     with tempfile.TemporaryDirectory(prefix="cvx-resize-") as folder:
@@ -101,7 +111,7 @@ def main() -> int:
         with ray_session(nodes.address):
             expected = Run(asked, dataset=dataset, out=plain, address=nodes.address).summary()
             run = Run(asked, dataset=dataset, out=out, address=nodes.address)
-            found = resized(run, nodes, doomed, at=options.at, notice=options.notice)
+            found = resized(run, nodes, doomed, at=options.at, notice=options.notice, count=options.count)
             got = run.summary()
         nodes.shutdown()
         rows, before = read_metrics(open_storage(out)), read_metrics(open_storage(plain))
