@@ -40,13 +40,25 @@ class ModelCard(FrozenModel):
     steps: int
     max_steps: int
     guidance_scale: float
+    takes_image: bool = False
+    """Whether a video starts from a picture, which then has to come with the request."""
+    adapters: tuple[str, ...] = ()
+    """Names of the LoRAs on offer."""
 
     def frame_counts(self) -> list[int]:
         """Every length on offer, in pixel frames."""
         return list(range(self.frame_step + 1, self.max_frames + 1, self.frame_step))
 
     @classmethod
-    def of(cls, variant: Variant, *, sizes: tuple[str, ...], steps: int | None, max_steps: int) -> ModelCard:
+    def of(
+        cls,
+        variant: Variant,
+        *,
+        sizes: tuple[str, ...],
+        steps: int | None,
+        max_steps: int,
+        adapters: tuple[str, ...] = (),
+    ) -> ModelCard:
         """The card of a variant. Raises ValueError for a size that the model cannot make."""
         offered = tuple(map(Size.parse, sizes)) or (Size(width=variant.width, height=variant.height),)
         for size in offered:
@@ -62,4 +74,6 @@ class ModelCard(FrozenModel):
             steps=steps or variant.num_steps,
             max_steps=max(max_steps, steps or variant.num_steps),
             guidance_scale=variant.guidance_scale,
+            takes_image=variant.takes_image,
+            adapters=adapters,
         )

@@ -31,7 +31,7 @@ class ElasticReplicas(FrozenModel):
     num_cpus: float = Field(default=1.0, ge=0)
     """Logical CPUs that one replica reserves."""
     num_gpus: float = Field(default=0, ge=0)
-    """GPUs that one replica reserves; with any, it computes there."""
+    """GPUs that one replica reserves; with any, it computes there. With 2, each takes one half of guidance."""
     threads: int = Field(default=2, ge=1)
     """Threads that torch computes with in one replica."""
     min_replicas: int = Field(default=1, ge=1)
@@ -61,6 +61,8 @@ class ServingConfig(FrozenModel):
     """Denoising steps of a request that names none. Default: the model card's."""
     max_inference_steps: int = Field(default=200, ge=1)
     """Most denoising steps a request may ask for."""
+    loras: dict[str, str] = Field(default_factory=dict)
+    """LoRA adapters on offer: the URI of the file or folder by the name that a request gives."""
     max_queued_jobs: int = Field(default=100, ge=1)
     """Jobs that may wait; one more is answered with 429."""
     lease_seconds: float = Field(default=15.0, ge=1)

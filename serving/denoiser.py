@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from typing import Protocol
 
+import torch
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 from torch import Tensor
@@ -18,6 +20,7 @@ from serving import results
 from serving.jobs.deployment import JobsClient
 from serving.jobs.job import Job, QueueFacts
 from serving.model import DenoiseModel, device
+from serving.references import frames_of
 from serving.text import TextClient
 from serving.worker import ComputeThread, Held, Released, Worker
 
@@ -49,20 +52,53 @@ class Denoising:
 
     async def __call__(self, held: Held) -> None:
         """Denoise the job to its end and hand it to the decoder. Raises Released, LeaseLostError."""
-        prompts = self._model.prompts(held.job.settings)
-        trajectory = self._model.trajectory(held.job.settings, [await self._text.encode(prompt) for prompt in prompts])
+        settings = held.job.settings
+        embeddings = [await self._text.encode(prompt) for prompt in self._model.prompts(settings)]
+        worn = await self._thread.run(self._model.put_on, settings)
+        try:
+            trajectory = await self._thread.run(self._trajectory, held.job, embeddings)
+            state = await self._denoised(held, trajectory)
+            if state is None:
+                return
+            sha256 = await self._thread.run(self._store_latent, held.job, trajectory.latent(state))
+        finally:
+            await self._thread.run(worn.close)
+        await held.jobs.call("hand_over", held.lease, latent_sha256=sha256, seconds=held.seconds)
+        await self._thread.run(self._storage.delete_tree, results.state_folder(held.job.id))
+
+    def _trajectory(self, job: Job, embeddings: list[Tensor]) -> Trajectory:
+        reference = None
+        if job.settings.reference is not None:
+            reference = frames_of(self._storage, results.reference_file(job.id), job.settings)
+        return self._model.trajectory(job.settings, embeddings, reference)
+
+    async def _denoised(self, held: Held, trajectory: Trajectory) -> SamplerState | None:
+        """The last state; None when the job is not wanted any more."""
         state = await self._thread.run(self._first_state, held.job, trajectory)
         if state.step:
             await held.jobs.call("resumed", held.lease, step=state.step)
         while not state.finished:
-            started = time.monotonic()
+            started, before = time.monotonic(), state
             state = await self._thread.run(trajectory.step, state)
             self.step_seconds = time.monotonic() - started
             if not await self._report(held, state):
-                return
-        sha256 = await self._thread.run(self._store_latent, held.job, trajectory.latent(state))
-        await held.jobs.call("hand_over", held.lease, latent_sha256=sha256, seconds=held.seconds)
-        await self._thread.run(self._storage.delete_tree, results.state_folder(held.job.id))
+                return None
+            every = held.job.terms.preview_every
+            if every and state.step % every == 0 and not state.finished:
+                await self._preview(held, trajectory, before, state)
+        return state
+
+    async def _preview(self, held: Held, trajectory: Trajectory, before: SamplerState, after: SamplerState) -> None:
+        """Store and announce a picture of where the steps are leading; it takes nothing from them."""
+        job, step = held.job.id, after.step
+        try:
+            picture = await self._thread.run(self._model.preview, trajectory.predicted(before, after))
+            await self._thread.run(self._storage.write_bytes, results.preview_file(job, step), picture)
+        except (StorageError, torch.OutOfMemoryError) as error:
+            _logger.warning("job %s: there is no preview after step %d: %s", job, step, error)
+            return
+        url = f"/v1/videos/{job}/previews/{step}"
+        await held.jobs.call("note", held.lease, name="preview", step=step, url=url)
 
     async def _report(self, held: Held, state: SamplerState) -> bool:
         """Tell the store that a step is finished, save the state when it is time; whether to go on."""
@@ -99,7 +135,7 @@ class Denoising:
         return trajectory.start()
 
     def _store_latent(self, job: Job, latent: Tensor) -> str:
-        data, sha256 = results.pack_latent(latent)
+        data, sha256 = results.pack_latent(latent, fingerprint=self._model.fingerprint(job.settings))
         self._storage.write_bytes(results.latent_file(job.id), data)
         return sha256
 
@@ -118,11 +154,12 @@ class Denoiser:
         threads: int,
         lease_seconds: float,
         checkpoint_every_steps: int,
+        loras: Mapping[str, str],
     ) -> None:
         self._thread = ComputeThread(threads=threads)
         self._jobs = JobsClient(jobs)
         self._work = Denoising(
-            DenoiseModel.load(weights),
+            DenoiseModel.load(weights, loras=loras),
             open_storage(results_uri),
             text=TextClient(text),
             thread=self._thread,

@@ -62,6 +62,7 @@ def build_app(arguments: ServiceArguments) -> Any:
         text,
         threads=config.denoiser.threads,
         checkpoint_every_steps=config.checkpoint_every_steps,
+        loras={name: absolute(uri) for name, uri in config.loras.items()},
         **common,
     )
     decoder = _bound(Decoder, config, config.decoder, jobs, threads=config.decoder.threads, **common)
@@ -90,14 +91,16 @@ def offered_card(config: ServingConfig, *, weights: str) -> ModelCard:
     from serving.model import read_card
 
     variant = read_card(weights)
-    if variant.takes_image:
-        raise RunError(f"{variant.name} needs a first frame, and this service makes videos from text alone so far.")
+    for name, uri in config.loras.items():
+        if not open_storage(uri).exists(""):
+            raise RunError(f"There is no adapter {name!r} at {uri}.", "Give the file or folder that training wrote.")
     try:
         return ModelCard.of(
             variant,
             sizes=config.sizes,
             steps=config.num_inference_steps,
             max_steps=config.max_inference_steps,
+            adapters=tuple(config.loras),
         )
     except ValueError as error:
         raise RunError(f"The configuration offers what {variant.name} cannot make: {error}", "Change sizes.") from error

@@ -15,9 +15,11 @@ from jaxtyping import UInt8
 from PIL import Image, ImageOps
 
 from groundwork.container import display_size, opened, pictures
-from groundwork.errors import MediaError, TooLargeError
+from groundwork.errors import MediaError, RunError, TooLargeError
 from groundwork.media import sample_clip
+from groundwork.storage import Storage
 from serving.errors import RequestError
+from serving.jobs.job import JobSettings
 
 PARAM = "input_reference"
 _IMAGE_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1", b"avif", b"avis")
@@ -112,6 +114,32 @@ def clip_of(
         )
     except MediaError as error:
         raise _unreadable(error.message.replace(f"{path}: ", "it ").rstrip(".")) from error
+
+
+def frames_of(storage: Storage, file: str, settings: JobSettings) -> UInt8[np.ndarray, "t h w 3"]:
+    """The stored reference of a job as pictures: one, of its own size, for an image; what `clip_of` gives for a video.
+
+    Raises RequestError as `checked`, RunError for other bytes than those the job was accepted with, StorageError.
+    """
+    assert settings.reference is not None, "only jobs with a reference have one"
+    with storage.local_path(file) as path:
+        if storage.checksum(file) != settings.reference.sha256:
+            raise RunError(f"The reference {file} is not the one that the job was accepted with.")
+        if settings.reference.kind == "image":
+            return image_of(path.read_bytes())[None]
+        return clip_of(
+            path, num_frames=settings.num_frames, fps=settings.fps, height=settings.height, width=settings.width
+        )
+
+
+def check_kind(kind: Literal["image", "video"] | None, *, takes_image: bool) -> None:
+    """Raises RequestError 400 for a reference that the model cannot start from, or for the lack of one it needs."""
+    if takes_image and kind != "image":
+        code = "missing_field" if kind is None else "unsupported_field"
+        raise RequestError(400, code, "This model makes videos from a first picture: send an image.", param=PARAM)
+    if kind == "image" and not takes_image:
+        message = "This model makes videos from text, or from a video: it takes no image."
+        raise RequestError(400, "unsupported_field", message, param=PARAM)
 
 
 def check_length(file: ReferenceFile, *, num_frames: int, fps: float) -> None:

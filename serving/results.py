@@ -37,11 +37,33 @@ def video_file(job_id: str) -> str:
     return f"{folder(job_id)}/video.mp4"
 
 
-def pack_latent(latent: Float[Tensor, "b c t h w"]) -> tuple[bytes, str]:
-    """A safetensors file, and the sha256 of the numbers alone (row-major, little endian)."""
+def reference_file(job_id: str) -> str:
+    """The picture or video that the job starts from, byte for byte as it came."""
+    return f"{folder(job_id)}/reference"
+
+
+def preview_file(job_id: str, step: int) -> str:
+    """A small JPEG of what the video looks like after a step."""
+    return f"{folder(job_id)}/previews/step-{step:04d}.jpg"
+
+
+def thumbnail_file(job_id: str) -> str:
+    """A small picture from the middle of the finished video."""
+    return f"{folder(job_id)}/thumbnail.jpg"
+
+
+def spritesheet_file(job_id: str) -> str:
+    """Small pictures from all over the finished video, row by row in one."""
+    return f"{folder(job_id)}/spritesheet.jpg"
+
+
+def pack_latent(latent: Float[Tensor, "b c t h w"], *, fingerprint: str = "") -> tuple[bytes, str]:
+    """A safetensors file, which says what it was made with, and the sha256 of the numbers alone (row-major, little
+    endian)."""
     latent = latent.detach().cpu().contiguous()
     numbers = latent.view(torch.uint8).numpy().tobytes()
-    return save({"latent": latent}), hashlib.sha256(numbers).hexdigest()
+    metadata = {"fingerprint": fingerprint} if fingerprint else None
+    return save({"latent": latent}, metadata=metadata), hashlib.sha256(numbers).hexdigest()
 
 
 def unpack_latent(data: bytes) -> Float[Tensor, "b c t h w"]:

@@ -15,6 +15,7 @@ from typing import Any, Protocol, TypeVar
 import torch
 
 from groundwork.telemetry import get_logger
+from serving.errors import RequestError
 from serving.jobs.job import Job, Lease, LeaseLostError, Orders, Stage
 
 T = TypeVar("T")
@@ -133,11 +134,11 @@ class Worker:
             heart.cancel()
 
     async def _fail(self, lease: Lease, error: Exception) -> None:
-        out_of_memory = isinstance(error, MemoryError | torch.OutOfMemoryError)
+        code = error.code if isinstance(error, RequestError) else "internal"
+        if isinstance(error, MemoryError | torch.OutOfMemoryError):
+            code = "out_of_memory"
         try:
-            await self._jobs.call(
-                "fail", lease, code="out_of_memory" if out_of_memory else "internal", message=str(error)[:500]
-            )
+            await self._jobs.call("fail", lease, code=code, message=str(error)[:500])
         except LeaseLostError as lost:
             _logger.warning("job %s: %s", lease.job_id, lost.message)
 

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from cogvideox.autoencoder import Autoencoder
 from cogvideox.denoiser import Denoiser
+from cogvideox.encoding import encode_image, encode_video
 from cogvideox.guidance import Guidance
 from cogvideox.sampler import SamplerState
 from cogvideox.text_encoder import HashTextEncoder, TextEncoder, TooLong
@@ -194,19 +194,13 @@ class CogVideoX:
             return positive, torch.zeros_like(positive)
         return positive, self.text_encoder.encode([negative_prompt or ""]).to(weight)
 
-    @torch.no_grad()
     def encode_image(self, image: UInt8[Tensor, "h w 3"], *, settings: Settings) -> Float[Tensor, "1 c 1 h w"]:
         """The scaled latent of a first frame, resized to cover the video's size and cut at the centre."""
-        pixels = _fit(image[None], height=settings.height, width=settings.width)
-        return self._encode(pixels) * self.variant.image_latent_scale
+        return encode_image(self.autoencoder, image, variant=self.variant, settings=settings)
 
-    @torch.no_grad()
     def encode_video(self, video: UInt8[Tensor, "t h w 3"], *, settings: Settings) -> Float[Tensor, "1 c t h w"]:
         """The scaled latent of a video to start from, fitted like an image."""
-        if video.shape[0] != settings.num_frames:
-            raise ValueError(f"video has {video.shape[0]} frames: num_frames is {settings.num_frames}")
-        pixels = _fit(video, height=settings.height, width=settings.width)
-        return self._encode(pixels) * self.variant.scale_factor
+        return encode_video(self.autoencoder, video, variant=self.variant, settings=settings)
 
     def decode(self, latent: Float[Tensor, "1 c t h w"]) -> UInt8[Tensor, "t h w 3"]:
         """All frames of an unscaled latent, on the CPU."""
@@ -219,27 +213,6 @@ class CogVideoX:
         for pixels in self.autoencoder.decode_frames(latent):
             frames = rearrange(pixels, "1 c t h w -> t h w c").float()
             yield ((frames + 1) * 127.5).round().clamp(0, 255).to("cpu", torch.uint8)
-
-    def _encode(self, pixels: Float[Tensor, "1 3 t h w"]) -> Float[Tensor, "1 c t h w"]:
-        pixels = pixels.to(next(self.autoencoder.parameters()))
-        # The mean, not a draw: the published code draws, but the draw's spread is far below what is visible.
-        return self.autoencoder.encode(pixels).mode().float()
-
-
-def _fit(frames: UInt8[Tensor, "t h w 3"], *, height: int, width: int) -> Float[Tensor, "1 3 t h w"]:
-    """Pixels in -1..1 of the wanted size: resized to cover it, then cut at the centre, as in training."""
-    if frames.dtype != torch.uint8 or frames.ndim != 4 or frames.shape[-1] != 3:
-        raise ValueError(f"frames are {frames.dtype} {tuple(frames.shape)}: must be uint8 with 3 channels last")
-    pixels = rearrange(frames, "t h w c -> t c h w").float() / 127.5 - 1
-    rows, columns = pixels.shape[-2:]
-    if (rows, columns) != (height, width):
-        scale = max(height / rows, width / columns)
-        size = (max(height, round(rows * scale)), max(width, round(columns * scale)))
-        pixels = F.interpolate(pixels, size=size, mode="bicubic", antialias=True, align_corners=False).clamp(-1, 1)
-        top, left = (size[0] - height) // 2, (size[1] - width) // 2
-        pixels = pixels[..., top : top + height, left : left + width]
-    clip: Tensor = rearrange(pixels, "t c h w -> 1 c t h w")
-    return clip
 
 
 def _download(hub_id: str) -> Path:

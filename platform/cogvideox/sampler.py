@@ -142,9 +142,19 @@ class DDIM(_Trajectory):
         """One step; finite from zero SNR on because the network predicts velocity."""
         now, after = self._levels(state)
         clean = self._predict(state, denoise, now=now)
-        keep = math.sqrt((1 - after) / (1 - now))
-        latent = keep * state.latent + (math.sqrt(after) - math.sqrt(now) * keep) * clean
+        keep, pull = self._shares(now, after)
+        latent = keep * state.latent + pull * clean
         return replace(state, latent=latent, step=state.step + 1)
+
+    def predicted(self, before: SamplerState, after: SamplerState) -> Float[Tensor, "b c t h w"]:
+        """The clean latent that the step between two states predicted, to rounding."""
+        keep, pull = self._shares(*self._levels(before))
+        return (after.latent - keep * before.latent) / pull
+
+    @staticmethod
+    def _shares(now: float, after: float) -> tuple[float, float]:
+        keep = math.sqrt((1 - after) / (1 - now))
+        return keep, math.sqrt(after) - math.sqrt(now) * keep
 
 
 class DPMSolverSDE(_Trajectory):
@@ -177,6 +187,11 @@ class DPMSolverSDE(_Trajectory):
             target = (1 + bend) * clean - bend * state.previous
         latent = keep * state.latent + pull * target + spread * self._noise(state).to(state.latent)
         return replace(state, latent=latent, previous=clean, step=state.step + 1)
+
+    def predicted(self, before: SamplerState, after: SamplerState) -> Float[Tensor, "b c t h w"]:  # noqa: ARG002
+        """The clean latent that the step between two states predicted."""
+        assert after.previous is not None, "every step leaves its prediction"
+        return after.previous
 
 
 def make_sampler(name: str, schedule: Schedule, *, num_steps: int) -> DDIM | DPMSolverSDE:

@@ -77,8 +77,15 @@ class Trajectory:
 
     def latent(self, state: SamplerState) -> Float[Tensor, "1 c t h w"]:
         """The autoencoder's latent (unscaled, padding frames dropped) of a state, finished or not."""
+        return self._unscaled(state.latent)
+
+    def predicted(self, before: SamplerState, after: SamplerState) -> Float[Tensor, "1 c t h w"]:
+        """What the step between two states took for the clean latent, as `latent` gives it: a look ahead."""
+        return self._unscaled(self._sampler.predicted(before, after))
+
+    def _unscaled(self, latent: Float[Tensor, "1 c t h w"]) -> Float[Tensor, "1 c t2 h w"]:
         frames, _, _ = latent_shape(self.settings.num_frames, self.settings.height, self.settings.width)
-        return state.latent[:, :, state.latent.shape[2] - frames :] / self.variant.scale_factor
+        return latent[:, :, latent.shape[2] - frames :] / self.variant.scale_factor
 
     def _velocity(self, question: StepInput) -> Float[Tensor, "1 c t h w"]:
         guidance = self.settings.guidance

@@ -95,7 +95,10 @@ def test_a_perfect_denoiser_arrives_at_its_latent(sampler):
 
     state = sampler(schedule, num_steps=10).init(_noise())
     while not state.finished:
-        state = sampler(schedule, num_steps=10).step(state, perfect)
+        before, state = state, sampler(schedule, num_steps=10).step(state, perfect)
+        torch.testing.assert_close(
+            sampler(schedule, num_steps=10).predicted(before, state), truth, atol=1e-4, rtol=1e-3
+        )
     torch.testing.assert_close(state.latent, truth, atol=1e-4, rtol=1e-3)
 
 
