@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
-from jaxtyping import UInt8
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
@@ -18,6 +15,7 @@ from serving import results
 from serving.jobs.deployment import JobsClient
 from serving.jobs.job import Job
 from serving.model import DecodeModel
+from serving.stills import Stills
 from serving.worker import ComputeThread, Held, Worker
 
 
@@ -28,18 +26,21 @@ class Decoding:
         self._model, self._storage, self._thread = model, storage, thread
 
     async def __call__(self, held: Held) -> None:
-        """Decode and encode the job's latent, store the file, close the job. Raises LeaseLostError."""
+        """Decode and encode the job's latent, store its files, close the job. Raises LeaseLostError."""
         sha256 = await self._thread.run(self._make, held.job)
         await held.jobs.call("complete", held.lease, video_sha256=sha256, seconds=held.seconds)
 
     def _make(self, job: Job) -> str:
         latent = results.unpack_latent(self._storage.read_bytes(results.latent_file(job.id)))
+        stills = Stills(job.settings.num_frames)
         with tempfile.TemporaryDirectory(prefix="cvx-video-") as folder:
             path = Path(folder) / "video.mp4"
-            frames: Iterator[UInt8[np.ndarray, "t h w c"]] = self._model.frames(latent)
-            media.write_video(path, frames, fps=job.settings.fps)
+            media.write_video(path, stills.watch(self._model.frames(latent)), fps=job.settings.fps)
+            self._storage.write_bytes(results.thumbnail_file(job.id), stills.thumbnail())
+            self._storage.write_bytes(results.spritesheet_file(job.id), stills.spritesheet())
             self._storage.upload(path, results.video_file(job.id))
-            return hashlib.sha256(path.read_bytes()).hexdigest()
+            with path.open("rb") as file:
+                return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @serve.deployment(name="Decoder", max_ongoing_requests=10, graceful_shutdown_wait_loop_s=0.2)

@@ -49,7 +49,7 @@ def preview_file(job_id: str, step: int) -> str:
 
 def thumbnail_file(job_id: str) -> str:
     """A small picture from the middle of the finished video."""
-    return f"{folder(job_id)}/thumbnail.jpg"
+    return f"{folder(job_id)}/thumbnail.webp"
 
 
 def spritesheet_file(job_id: str) -> str:

@@ -30,29 +30,14 @@ from serving.adapters import Adapters
 from serving.denoiser import Denoising
 from serving.errors import RequestError
 from serving.fingerprint import content_sha256
-from serving.jobs.job import Adapter, Job, JobSettings, JobTerms, Lease, Orders, Reference
+from serving.jobs.job import Adapter, JobSettings, Reference
 from serving.model import DenoiseModel
 from serving.references import checked
-from serving.worker import ComputeThread, Held, Released
+from serving.worker import ComputeThread, Released
 from tests.support.denoisers import random_denoiser
+from tests.support.held import Reports, hold
 
 SMALL = {"num_frames": 9, "height": 32, "width": 48, "steps": 4, "guidance_scale": 2.0}
-
-
-class Reports:
-    """What the worker says, in order; `stop_at` is the step after which it is told to release."""
-
-    def __init__(self, stop_at: int | None = None) -> None:
-        self.stop_at, self.told = stop_at, list[tuple[str, dict[str, Any]]]()
-
-    async def claim(self, *_: Any, **__: Any) -> Job | None:
-        return None
-
-    async def renew(self, lease: Lease, **report: Any) -> Orders:
-        return Orders(release=report["step"] is not None and report["step"] == self.stop_at)
-
-    async def call(self, method: str, *_: Any, **facts: Any) -> None:
-        self.told.append((method, facts))
 
 
 class Prompts:
@@ -104,15 +89,6 @@ def run(tmp_path: Path, thread: ComputeThread) -> Callable[..., tuple[str, Repor
         return reports.told[-1][1]["latent_sha256"], reports
 
     return go
-
-
-def hold(settings: JobSettings, reports: Reports, *, checkpoint: str | None = None, **terms: Any) -> Held:
-    times = ["started_at", "completed_at", "cancelled_at", "lease_until"]
-    empty = dict.fromkeys([*times, "resumed_from_step", "worker", "latent_sha256", "video_sha256", "error"])
-    counts = {"number": 1, "created_at": 0.0, "step": 0, "attempt": 1, "losses": 0, "epoch": 1, "stage_seconds": {}}
-    fixed = {"id": "a", "status": "in_progress", "stage": "denoise", "cancel_requested": False}
-    job = Job(settings=settings, terms=JobTerms(**terms), checkpoint=checkpoint, **empty, **counts, **fixed)
-    return Held(job, Lease(job_id="a", epoch=1), reports, 60.0, lambda: False, checkpoint)
 
 
 def picture() -> np.ndarray:
