@@ -295,6 +295,8 @@ class Storage:
         with tempfile.TemporaryDirectory(prefix="cvx-") as folder:
             target = Path(folder) / (relative.rsplit("/", 1)[-1] or "copy")
             with self._errors("read", relative):
+                if self.filesystem.get_file_info(self.path(relative)).type == pafs.FileType.Directory:
+                    target.mkdir()  # pyarrow makes only the folders inside it
                 pafs.copy_files(self.path(relative), str(target), source_filesystem=self.filesystem)
             yield target
 

@@ -74,6 +74,8 @@ def test_a_folder_goes_up_and_comes_down(storage: Storage, tmp_path: Path) -> No
     assert storage.list("copy") == ["copy/deep/two", "copy/one"]
     with storage.local_path("copy") as folder:
         assert (folder / "deep" / "two").read_bytes() == b"2"
+    with storage.local_path("copy/deep") as folder:  # without a folder inside
+        assert [path.name for path in folder.iterdir()] == ["two"]
 
 
 def test_a_missing_file_is_an_error_that_names_it(storage: Storage) -> None:

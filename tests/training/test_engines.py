@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import resource
 import shutil
-import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +16,16 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
+from cogvideox.variants import VARIANTS
+from cogvideox.weights import save_pipeline
 from groundwork.storage import Storage, open_storage
+from tests.support.denoisers import random_denoiser
 from training import checkpoint
 from training.metrics import StepMetrics, read_metrics
 from training.recipe import TrainRecipe
 
 Make = Callable[..., TrainRecipe]
+TOY_I2V = VARIANTS["toy-i2v"]
 ENGINES = ("zero-1", "zero-3", "offload", "ddp", "fsdp", "hsdp")
 """Beside ZeRO-2, the default."""
 NUM_STEPS = 8
@@ -47,13 +50,12 @@ class StoppedError(Exception):
     pass
 
 
-def work(rank: int, world: int, port: int, starts: list[Start]) -> None:
+def work(rank: int, world: int, meet: str, starts: list[Start]) -> None:
     """A worker process: joins the group, then runs one start after the other."""
     from training.worker import Job, run_worker
 
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world)}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "DS_ACCELERATOR": "cpu"}
-    dist.init_process_group("gloo")
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world), "DS_ACCELERATOR": "cpu"}
+    dist.init_process_group("gloo", init_method=f"file://{meet}", rank=rank, world_size=world)
     for start in starts:
         if start.full_disk and rank == 1:
             resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, resource.RLIM_INFINITY))
@@ -77,17 +79,11 @@ def work(rank: int, world: int, port: int, starts: list[Start]) -> None:
     dist.destroy_process_group()
 
 
-def spawn(world: int, starts: list[Start]) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    mp.spawn(work, (world, port, starts), nprocs=world)
-
-
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory, dataset: Path, recipe_with: Make) -> Callable[[str], Storage]:
     """Runs of one recipe: undisturbed, stopped and resumed, on other engines, and on other numbers of workers."""
     folder = tmp_path_factory.mktemp("runs")
+    image_model = save_pipeline(folder / "toy-i2v", variant=TOY_I2V, denoiser=random_denoiser(TOY_I2V.denoiser))
 
     def start(name: str, *, stop_after: int | None = None, copy_of: str = "", **changes: Any) -> Start:
         stages = [stage.model_dump() | {"steps": NUM_STEPS // 2} for stage in recipe_with().stages]
@@ -95,14 +91,16 @@ def runs(tmp_path_factory: pytest.TempPathFactory, dataset: Path, recipe_with: M
         recipe, before = recipe_with(**fields).model_dump_json(), str(folder / copy_of) if copy_of else ""
         return Start(recipe, str(dataset), str(folder / name), stop_after, name == "full", before)
 
+    def spawn(world: int, starts: list[Start]) -> None:
+        mp.spawn(work, (world, str(folder / f"meet-{world}"), starts), nprocs=world)
+
     third, shards, canonical = ({"engine": {"kind": kind}} for kind in ("zero-3", "fsdp", "canonical"))
     coarse = {"precision": "bfloat16", "activation_checkpointing": "full"}
     spawn(
         2,
         [
             start("undisturbed"),
-            start("resumed", stop_after=6),
-            start("resumed"),
+            start("resumed", copy_of="undisturbed"),
             start("zero-1", stop_after=6, engine={"kind": "zero-1"}),
             start("zero-3", **third),
             start("zero-3-resumed", copy_of="zero-3", **third),
@@ -115,14 +113,31 @@ def runs(tmp_path_factory: pytest.TempPathFactory, dataset: Path, recipe_with: M
             start("changing", stop_after=3, **shards),
             start("changing", stop_after=6, **third),
             start("canonical-changing", stop_after=3, **canonical),
-            start("bfloat16", engine={"kind": "zero-2"} | coarse),
+            start("bfloat16", stop_after=3, engine={"kind": "zero-2"} | coarse),
             start("fsdp-bfloat16", stop_after=3, engine={"kind": "fsdp"} | coarse),
             start("full"),
         ],
     )
     ulysses = {"kind": "zero-2", "sequence_parallel": 3}
-    spawn(3, [start("ulysses", stop_after=6, engine=ulysses), start("canonical-changing", stop_after=6, **canonical)])
-    spawn(1, [start("canonical", **canonical), start("canonical-changing", **canonical), start("changing")])
+    adapter: dict[str, Any] = {"variant": "toy-i2v", "initial_weights": str(image_model), "adapter": {"rank": 2}}
+    adapter |= {"held_out": {"clips": 1, "every_steps": 3}}
+    spawn(
+        3,
+        [
+            start("ulysses", stop_after=6, engine=ulysses),
+            start("canonical-changing", stop_after=6, **canonical),
+            start("shared-adapter", stop_after=3, engine=ulysses, **adapter),
+        ],
+    )
+    spawn(
+        1,
+        [
+            start("canonical", **canonical),
+            start("canonical-changing", **canonical),
+            start("changing"),
+            start("adapter", stop_after=3, engine={"kind": "ddp"}, **adapter),
+        ],
+    )
     return lambda name: open_storage(folder / name)
 
 
@@ -182,6 +197,16 @@ def test_every_engine_and_number_of_workers_gives_the_same_training(runs: Callab
     assert got[0].loss == pytest.approx(expected[0].loss, rel=1e-5)
     assert got[0].gradient_norm == pytest.approx(expected[0].gradient_norm, rel=1e-4)
     assert [row.stratum_clips for row in got] == [row.stratum_clips for row in expected]
+
+
+def test_an_adapter_of_an_image_model_and_held_out_clips_do_not_know_that_workers_share_rows(
+    runs: Callable[[str], Storage],
+) -> None:
+    got, expected = rows(runs("shared-adapter")), rows(runs("adapter"))
+    assert [len(row.held_out_loss) for row in got] == [0, 0, 5]
+    for one, other in zip(got, expected, strict=True):
+        numbers = ([row.loss, row.gradient_norm, *row.held_out_loss] for row in (one, other))
+        assert next(numbers) == pytest.approx(next(numbers), rel=1e-5)
 
 
 def test_the_first_losses_are_equal_to_the_bit_whatever_the_workers(runs: Callable[[str], Storage]) -> None:

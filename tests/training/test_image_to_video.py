@@ -26,8 +26,10 @@ from training import checkpoint
 from training.clips import EncodedClip
 from training.datasets import open_data
 from training.export import export_weights
+from training.films import made_series
 from training.initial import initial_denoiser, widened
 from training.metrics import read_metrics
+from training.previews import make_films
 from training.recipe import ImageSettings, TrainRecipe
 from training.step import Draw, ask, condition, plan_step
 from training.worker import Job, run_worker
@@ -109,6 +111,23 @@ def test_the_export_is_diffusers_image_to_video_model(run: Path) -> None:
     assert model.variant.name == "toy-i2v"
     image = torch.randint(0, 255, (32, 48, 3), dtype=torch.uint8)
     assert model.generate("a city", image=image, num_frames=9, height=32, width=48, num_steps=2).shape == (9, 32, 48, 3)
+
+
+def test_films_of_an_adapters_checkpoint_on_an_object_store(
+    run: Path, recipe: TrainRecipe, dataset: Path, s3_uri: str
+) -> None:
+    fields = {
+        "initial_weights": str(run / "weights"),
+        "adapter": {"rank": 2},
+        "stages": [STAGE | {"steps": 1}],
+        "samples": {"count": 1, "num_steps": 1},
+    }
+    adapting = TrainRecipe.model_validate(recipe.model_dump() | fields)
+    out = open_storage(s3_uri).child("adapter")
+    run_worker(Job(adapting, (str(dataset),), out.uri), report=lambda _: None)
+    assert make_films(adapting, out, datasets=[str(dataset)], step=1) == 1
+    (series,) = made_series(out)
+    assert [out.size(series.path(film)) > 1000 for film in series.films] == [True]
 
 
 def test_a_widened_model_answers_as_before_whatever_the_image(recipe: TrainRecipe, text_to_video: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -46,13 +45,12 @@ class StoppedError(Exception):
     pass
 
 
-def work(rank: int, world: int, port: int, starts: list[tuple[str, str, str, int]]) -> None:
+def work(rank: int, world: int, meet: str, starts: list[tuple[str, str, str, int]]) -> None:
     """A worker: trains one recipe after the other, up to the given step (0: to the end)."""
     from training.worker import Job, run_worker
 
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world), "DS_ACCELERATOR": "cpu"}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    dist.init_process_group("gloo")
+    dist.init_process_group("gloo", init_method=f"file://{meet}", rank=rank, world_size=world)
     for recipe, dataset, out, last in starts:
 
         def report(metrics: dict[str, Any], *, last: int = last) -> None:
@@ -91,10 +89,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory, dataset: Path, recipe_with: M
     start("resumed", **dropping)
     start("part", **PART)
     start("part-sharded", **PART, engine={"kind": "fsdp"})
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    mp.spawn(work, (2, port, starts), nprocs=2)
+    mp.spawn(work, (2, str(folder / "meet"), starts), nprocs=2)
     for name in ("adapter", "adapter-sharded", "part"):
         run = open_storage(folder / name)
         export_weights(run, newest(run), recipe=recipes[name])

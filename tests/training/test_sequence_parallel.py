@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 from pathlib import Path
 
 import pytest
@@ -81,11 +80,10 @@ def train(engine: EngineSettings) -> dict[str, Tensor]:
     return {"losses": torch.stack(losses), "norms": torch.stack(norms), **values}
 
 
-def work(rank: int, world: int, port: int, out: str) -> None:
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world)}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "DS_ACCELERATOR": "cpu"}
+def work(rank: int, world: int, meet: str, out: str) -> None:
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world), "DS_ACCELERATOR": "cpu"}
     torch.set_num_threads(1)
-    dist.init_process_group("gloo")
+    dist.init_process_group("gloo", init_method=f"file://{meet}", rank=rank, world_size=world)
     for kind in KINDS:
         engine = EngineSettings.model_validate({"kind": kind, "sequence_parallel": world})
         torch.save(train(engine), Path(out) / f"{kind}-{rank}")
@@ -98,10 +96,7 @@ def work(rank: int, world: int, port: int, out: str) -> None:
 def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What each worker of each engine found."""
     out = tmp_path_factory.mktemp("sequence-parallel")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    mp.spawn(work, (2, port, str(out)), nprocs=2)
+    mp.spawn(work, (2, str(out / "meet"), str(out)), nprocs=2)
     return out
 
 
