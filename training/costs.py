@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -20,13 +19,6 @@ from training.recipe import EngineSettings, TrainRecipe
 _BUCKET_VALUES = 2_000_000  # of a reduction, as the engine is told
 _KEPT_VALUES = 500_000_000  # the last ones, that ZeRO-3 does not let go of between forward and backward pass
 _RUNTIME_BYTES = 1 << 30  # context, kernels and libraries of a GPU process
-
-
-def forward_flops(config: DenoiserConfig, lengths: Sequence[int]) -> float:
-    """FLOPs of one answer for clips of so many tokens: 24 d² L + 4 d L² per layer and clip at width d, which exact
-    counting of the real network meets within a per cent; training takes three times as many."""
-    width = config.width
-    return float(config.num_layers * sum(24 * width**2 * length + 4 * width * length**2 for length in lengths))
 
 
 @lru_cache(maxsize=16)

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 
 from cogvideox.denoiser import Denoiser, DenoiserConfig, PackedBatch
+from cogvideox.denoiser.flops import forward_flops
 from cogvideox.variants import Variant
 from groundwork.errors import UsageError
 from groundwork.storage import open_storage
-from training import costs
 from training.fit import variant_of
 from training.metrics import read_metrics
 from training.recipe import TrainRecipe
@@ -104,7 +104,7 @@ def this_machine(variant: Variant, *, tokens: int, recompute: bool, workers: int
     batch = _batch(variant, config, tokens=tokens, device=kind)
     lengths = batch.layout(config).clip_lengths
     seconds = min(_seconds(denoiser, batch, kind=kind) for _ in range(3))
-    speed = costs.forward_flops(config, lengths) * (4 if recompute else 3) / seconds
+    speed = forward_flops(config, lengths) * (4 if recompute else 3) / seconds
     if kind == "cuda":
         memory = torch.cuda.get_device_properties(0).total_memory
         name = torch.cuda.get_device_name(0)

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from cogvideox.denoiser.flops import forward_flops
 from groundwork.errors import RecipeError
 from groundwork.latents import IndexedClip
 from training import costs
@@ -90,7 +91,7 @@ def _stage(recipe: TrainRecipe, stage: Stage, device: Device, *, clips: Sequence
     config, workers, together = variant_of(recipe).denoiser, recipe.workers.count, recipe.engine.sequence_parallel
     rows = workers // together
     steps = list(_steps(recipe, stage, _some(clips)))
-    work = [[costs.forward_flops(config, clip) * _passes_of(recipe) for clip in step] for step in steps]
+    work = [[forward_flops(config, clip) * _passes_of(recipe) for clip in step] for step in steps]
     flops = _mean([sum(step) for step in work])
     busiest = _mean([max(sum(step[row::rows]) for row in range(min(rows, len(step)))) / together for step in work])
     tokens = _mean([sum(map(sum, step)) for step in steps])

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from cogvideox.denoiser.flops import forward_flops
 from cogvideox.objective import stream_seed
 from groundwork.config import recipe_hash
 from groundwork.errors import InputError, RunError, StorageError
@@ -20,7 +21,6 @@ from groundwork.storage import open_storage
 from groundwork.telemetry import get_logger
 from training import checkpoint
 from training.clips import EncodedClip
-from training.costs import forward_flops
 from training.datasets import open_data
 from training.ema import Average, decay_at
 from training.exchange import Said, exchange

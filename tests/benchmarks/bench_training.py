@@ -26,6 +26,7 @@ import torch
 import torch.distributed as dist
 
 from cogvideox.denoiser import DenoiserConfig
+from cogvideox.denoiser.flops import forward_flops
 from tests.benchmarks.bench_training_run import run_seconds
 from tests.benchmarks.training_sides import (
     Side,
@@ -38,7 +39,6 @@ from tests.benchmarks.training_sides import (
     twin_of,
 )
 from tests.support.denoisers import random_denoiser
-from training.costs import forward_flops
 
 TINY = DenoiserConfig(
     num_layers=6, num_heads=6, text_width=256, max_text_tokens=64, time_width=512, rope_mode="interpolate"

@@ -33,11 +33,11 @@ import torch.nn.functional as F
 from diffusers import CogVideoXTransformer3DModel
 
 from cogvideox.denoiser import Denoiser, DenoiserConfig
+from cogvideox.denoiser.flops import forward_flops
 from cogvideox.variants import VARIANTS
 from cogvideox.weights.denoiser_keys import config_to_diffusers
 from tests.benchmarks.training_sides import Clips, Side, Size, clips_of, num_tokens, our_side, their_side
 from training.compute import apply_compile, apply_float8
-from training.costs import forward_flops
 from training.recompute import apply_recompute
 
 SHAPES: dict[str, tuple[str, Size]] = {

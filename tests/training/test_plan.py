@@ -13,6 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from cogvideox.denoiser import Denoiser, PackedBatch
+from cogvideox.denoiser.flops import forward_flops
 from cogvideox.objective import noise_for, stream_seed
 from cogvideox.variants import VARIANTS
 from groundwork.errors import RecipeError, UsageError
@@ -48,7 +49,7 @@ def test_flops_are_those_that_torch_counts_of_the_real_network() -> None:
     batch = one_pack([(3, 12, 18), (1, 24, 24)])
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         Denoiser(wide).forward_packed(batch)
-    counted = costs.forward_flops(wide, batch.layout(wide).clip_lengths)
+    counted = forward_flops(wide, batch.layout(wide).clip_lengths)
     assert counted == pytest.approx(counter.get_total_flops(), rel=0.02)
 
 
@@ -156,7 +157,7 @@ def test_time_and_price_follow_from_flops_and_bytes() -> None:
     recipe = big(precision="bfloat16", activation_checkpointing="full")
     device = replace(DEVICES["h100"], utilization=0.5, price_per_hour=3.0, link_bytes_per_second=1e30)
     (stage,) = plan(recipe, device).stages
-    work = 4 * costs.forward_flops(BIG, [17_776])
+    work = 4 * forward_flops(BIG, [17_776])
     assert stage.seconds_per_step == pytest.approx(work / (0.5 * 989e12), rel=1e-3)
     assert stage.utilization == pytest.approx(0.375, rel=1e-3)  # a quarter of the work is done again
     assert stage.price == pytest.approx(100 * stage.seconds_per_step / 3600 * 8 * 3.0, abs=0.01)
