@@ -7,11 +7,13 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+import tyro
 import yaml
 
 from groundwork.commands import Command, Options, RayOptions, Recipes, leave, run_command_line
 from groundwork.config import shipped_recipes
 from serving.config import CONFIGS, ServingConfig
+from serving.keys import new_key
 
 
 class RunOptions(RayOptions):
@@ -36,6 +38,13 @@ class BuildOptions(Options):
     """Port that the proxies listen at."""
 
 
+class KeyOptions(Options):
+    """Flags of `key`."""
+
+    name: tyro.conf.Positional[str]
+    """Whose key it is: jobs belong to this name."""
+
+
 def _run(options: RunOptions, config: ServingConfig) -> None:
     from serving.service import running
 
@@ -51,8 +60,23 @@ def _build(options: BuildOptions, config: ServingConfig) -> dict[str, Any]:
     return serve_config(config, weights=options.weights, host=options.host, port=options.port)
 
 
+def _key(options: KeyOptions) -> dict[str, str]:
+    secret, digest = new_key()
+    return {"name": options.name, "key": secret, "sha256": digest}
+
+
 def _configs(_: Options) -> dict[str, list[str]]:
     return {"configs": shipped_recipes(CONFIGS)}
+
+
+def _key_text(made: dict[str, str]) -> str:
+    return "\n".join(
+        [
+            f"Key of {made['name']}, shown this once:  {made['key']}",
+            "Into the configuration, under api_keys:",
+            f"  - {{name: {made['name']}, sha256: {made['sha256']}}}",
+        ]
+    )
 
 
 _RECIPES = Recipes(model=ServingConfig, folder=CONFIGS)
@@ -66,6 +90,13 @@ COMMANDS = (
         run=_build,
         recipes=_RECIPES,
         text=lambda document: str(yaml.safe_dump(document, sort_keys=False)).rstrip(),
+    ),
+    Command(
+        name="key",
+        summary="Make an API key; the configuration gets its hash alone.",
+        options=KeyOptions,
+        run=_key,
+        text=_key_text,
     ),
     Command(
         name="configs",

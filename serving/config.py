@@ -8,7 +8,11 @@ from typing import Self
 from pydantic import Field, model_validator
 
 from groundwork.config import FrozenModel
+from serving.keys import ApiKey
+from serving.scheduling import Limits
+from serving.upsampling import Upsampling
 
+_POSTGRES = ("postgres://", "postgresql://", "postgresql+psycopg://")
 CONFIGS = Path(__file__).parent / "configs"
 
 
@@ -34,8 +38,8 @@ class ElasticReplicas(FrozenModel):
     """GPUs that one replica reserves; with any, it computes there. With 2, each takes one half of guidance."""
     threads: int = Field(default=2, ge=1)
     """Threads that torch computes with in one replica."""
-    min_replicas: int = Field(default=1, ge=1)
-    """Never fewer."""
+    min_replicas: int = Field(default=1, ge=0)
+    """Never fewer. With 0 the last one goes when there is nothing to do, and the first job brings one back."""
     max_replicas: int = Field(default=1, ge=1)
     """Never more. Above min_replicas, the number follows the denoising that accepted jobs still need."""
     clear_queue_seconds: float = Field(default=60.0, gt=0)
@@ -53,6 +57,9 @@ class ServingConfig(FrozenModel):
 
     state_dir: str | None = None
     """Local folder for the job database. Default: "serving" beside a local weights folder."""
+    database: str | None = None
+    """Another place for jobs: postgresql://USER@HOST/NAME, for a store with several writers. The password is taken
+    from PGPASSWORD or PGPASSFILE. Default: a SQLite file in state_dir."""
     results: str | None = None
     """Where videos, latents and saved states go, any URI. Default: "results" in state_dir."""
     sizes: tuple[str, ...] = ()
@@ -65,6 +72,20 @@ class ServingConfig(FrozenModel):
     """LoRA adapters on offer: the URI of the file or folder by the name that a request gives."""
     max_queued_jobs: int = Field(default=100, ge=1)
     """Jobs that may wait; one more is answered with 429."""
+    max_wait_seconds: float = Field(default=86_400.0, gt=0)
+    """A job whose denoising would begin later than this is answered with 429."""
+    slice_seconds: float = Field(default=30.0, gt=0)
+    """A job is denoised for so long before it makes room for a shorter one."""
+    retention_hours: float = Field(default=168.0, gt=0)
+    """How long the files of a finished video are kept."""
+    api_keys: tuple[ApiKey, ...] = ()
+    """Who may use the service, with shares and limits; made by 'serving key NAME'. Empty: everyone who reaches it."""
+    webhook_secret_env: str | None = None
+    """Environment variable that holds the secret, whsec_…, that webhooks are signed with. Default: no webhooks."""
+    allow_private_addresses: bool = False
+    """Whether image_url and webhooks may lead into private networks."""
+    upsampling: Upsampling | None = None
+    """Language model that writes prompts out when a request says enhance_prompt."""
     lease_seconds: float = Field(default=15.0, ge=1)
     """A worker that is silent for so long is taken for dead and its job goes to another."""
     max_losses: int = Field(default=5, ge=1)
@@ -74,8 +95,22 @@ class ServingConfig(FrozenModel):
     drain_seconds: float = Field(default=60.0, ge=1)
     """How long going down waits for the running step to end and its state to be saved."""
     ingress: Replicas = Replicas()
-    jobs_num_cpus: float = Field(default=0.1, ge=0)
-    """Logical CPUs that the job store reserves. It is the one writer of the database: one replica, always."""
+    jobs: Replicas = Replicas()
+    """The job store. With SQLite it is the one writer of the database: one replica."""
     text: Replicas = Replicas()
     denoiser: ElasticReplicas = ElasticReplicas()
     decoder: Replicas = Replicas(num_cpus=0.5, threads=2)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.jobs.replicas > 1 and not (self.database or "").startswith(_POSTGRES):
+            raise ValueError(f"jobs.replicas={self.jobs.replicas}: SQLite has one writer; give a Postgres as database")
+        names = [key.name for key in self.api_keys]
+        if len(set(names)) < len(names):
+            raise ValueError("api_keys: a name comes twice; make one key per name")
+        return self
+
+    @property
+    def limits(self) -> Limits:
+        """What all clients together may have."""
+        return Limits(max_queued_jobs=self.max_queued_jobs, max_wait_seconds=self.max_wait_seconds)

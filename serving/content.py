@@ -58,11 +58,6 @@ async def file_response(storage: Storage, job: Job, request: Request, variant: s
     )
 
 
-async def video_response(storage: Storage, job: Job, request: Request) -> Response:
-    """The mp4 of a completed job, as `file_response` gives it."""
-    return await file_response(storage, job, request)
-
-
 async def preview_response(storage: Storage, job_id: str, step: int) -> Response:
     """The picture after a step as JPEG. Raises RequestError 404 when there is none."""
     file = results.preview_file(job_id, step)

@@ -3,6 +3,7 @@
 No `from __future__ import annotations` here: Ray Serve reads the builder's annotation to validate its arguments.
 """
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,9 @@ from groundwork.errors import RunError
 from groundwork.storage import open_storage
 from serving.card import ModelCard
 from serving.config import ElasticReplicas, Replicas, ServingConfig
+from serving.desk import Rules
+from serving.jobs.job import JobSettings
+from serving.webhooks import check_secret
 
 _HEALTH_CHECK_SECONDS = 2.0  # how soon a killed replica is noticed and replaced
 
@@ -33,11 +37,14 @@ class Places(FrozenModel):
     def of(cls, config: ServingConfig, *, weights: str) -> "Places":
         """Raises RunError where state_dir must be given."""
         storage = open_storage(weights)
+        if config.database is not None and config.results is not None:
+            return cls(database=config.database, results_uri=config.results)
         if config.state_dir is None and not storage.is_local:
-            hint = "Give --state-dir, a folder on a local disk that survives a restart."
+            hint = "Give --state-dir, a folder on a local disk that survives a restart, or --database and --results."
             raise RunError("The job database needs a local folder, and the weights are elsewhere.", hint)
         state = Path(config.state_dir or Path(storage.root).parent / "serving").expanduser().absolute()
-        return cls(database=str(state / "jobs.sqlite"), results_uri=config.results or str(state / "results"))
+        database = config.database or str(state / "jobs.sqlite")
+        return cls(database=database, results_uri=config.results or str(state / "results"))
 
 
 def build_app(arguments: ServiceArguments) -> Any:
@@ -51,8 +58,18 @@ def build_app(arguments: ServiceArguments) -> Any:
     config, weights = arguments.config, arguments.weights
     places, card = Places.of(config, weights=weights), offered_card(config, weights=weights)
     common = {"weights": weights, "results_uri": places.results_uri, "lease_seconds": config.lease_seconds}
-    one = Replicas(num_cpus=config.jobs_num_cpus)
-    jobs = _bound(Jobs, config, one, places.database, max_losses=config.max_losses)
+    jobs = _bound(
+        Jobs,
+        config,
+        config.jobs,
+        places.database,
+        results_uri=places.results_uri,
+        max_losses=config.max_losses,
+        slice_seconds=config.slice_seconds,
+        retention_seconds=config.retention_hours * 3600,
+        webhook_secret_env=config.webhook_secret_env,
+        private_addresses=config.allow_private_addresses,
+    )
     text = _bound(Text, config, config.text, weights, threads=config.text.threads)
     denoiser = _bound(
         Denoiser,
@@ -63,6 +80,8 @@ def build_app(arguments: ServiceArguments) -> Any:
         threads=config.denoiser.threads,
         checkpoint_every_steps=config.checkpoint_every_steps,
         loras={name: absolute(uri) for name, uri in config.loras.items()},
+        clear_queue_seconds=config.denoiser.clear_queue_seconds,
+        trial=_trial(card),
         **common,
     )
     decoder = _bound(Decoder, config, config.decoder, jobs, threads=config.decoder.threads, **common)
@@ -76,7 +95,47 @@ def build_app(arguments: ServiceArguments) -> Any:
         decoder,
         card=card,
         results_uri=places.results_uri,
-        max_queued_jobs=config.max_queued_jobs,
+        keys=config.api_keys,
+        rules=rules_of(config),
+    )
+
+
+def _trial(card: ModelCard) -> Any:
+    """The smallest job on offer, to time a step with."""
+    from serving.denoiser import Trial
+
+    size, num_frames = min(card.sizes, key=lambda size: size.width * size.height), card.frame_counts()[0]
+    settings = JobSettings(
+        model=card.name,
+        prompt="",
+        negative_prompt="",
+        num_frames=num_frames,
+        height=size.height,
+        width=size.width,
+        fps=card.fps,
+        steps=2,
+        guidance_scale=card.guidance_scale,
+        seed=0,
+        seconds="",
+    )
+    guided = settings.guidance_scale != 1
+    return Trial(settings=settings, tflop=card.tflop(size=size, num_frames=num_frames, guided=guided))
+
+
+def rules_of(config: ServingConfig) -> Rules:
+    """What the routes must know of the configuration. Raises RunError for a webhook secret that is missing or off."""
+    name = config.webhook_secret_env
+    if name is not None:
+        if not os.environ.get(name):
+            raise RunError(f"webhook_secret_env: the environment has no {name}.", "Set it where the service starts.")
+        check_secret(os.environ[name])
+    return Rules(
+        limits=config.limits,
+        upsampling=config.upsampling,
+        webhooks=name is not None,
+        private_addresses=config.allow_private_addresses,
+        # A service that may scale to zero is ready without a denoiser.
+        awaited=("denoise", "decode") if config.denoiser.min_replicas else ("decode",),
     )
 
 
@@ -101,6 +160,7 @@ def offered_card(config: ServingConfig, *, weights: str) -> ModelCard:
             steps=config.num_inference_steps,
             max_steps=config.max_inference_steps,
             adapters=tuple(config.loras),
+            enhances_prompts=config.upsampling is not None,
         )
     except ValueError as error:
         raise RunError(f"The configuration offers what {variant.name} cannot make: {error}", "Change sizes.") from error
@@ -132,7 +192,6 @@ def _how_many(replicas: Replicas | ElasticReplicas) -> dict[str, Any]:
         "downscale_delay_s": replicas.clear_queue_seconds,
         "policy": {
             "policy_function": "serving.autoscaling:FollowTheWork",
-            "policy_kwargs": {"clear_queue_seconds": replicas.clear_queue_seconds},
         },
     }
     return {"num_replicas": None, "autoscaling_config": scaling}

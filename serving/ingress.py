@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from fastapi import FastAPI
 from ray import serve
 from ray.serve.handle import DeploymentHandle
@@ -9,8 +11,9 @@ from ray.serve.handle import DeploymentHandle
 from groundwork.storage import open_storage
 from serving.app import create_app
 from serving.card import ModelCard
-from serving.desk import Desk
+from serving.desk import Desk, Rules
 from serving.jobs.deployment import JobsClient
+from serving.keys import ApiKey, Gate
 from serving.text import TextClient
 
 
@@ -26,15 +29,12 @@ class Ingress:
         *_workers: DeploymentHandle,  # not called: they pull; being bound here makes them part of the application
         card: ModelCard,
         results_uri: str,
-        max_queued_jobs: int,
+        keys: Sequence[ApiKey],
+        rules: Rules,
     ) -> None:
-        self._desk = Desk(
-            JobsClient(jobs),
-            TextClient(text),
-            card=card,
-            storage=open_storage(results_uri),
-            max_queued_jobs=max_queued_jobs,
-        )
+        storage = open_storage(results_uri)
+        self._desk = Desk(JobsClient(jobs), TextClient(text), card=card, storage=storage, rules=rules)
+        self._gate = Gate(keys)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        return create_app(self._desk)
+        return create_app(self._desk, self._gate)

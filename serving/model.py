@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
@@ -18,6 +19,7 @@ from cogvideox.autoencoder import Autoencoder
 from cogvideox.denoiser import Denoiser
 from cogvideox.encoding import encode_image, encode_video
 from cogvideox.guidance import Guidance
+from cogvideox.sampler import SamplerState
 from cogvideox.text_encoder import TextEncoder
 from cogvideox.trajectory import Settings, Trajectory
 from cogvideox.variants import Variant
@@ -148,6 +150,17 @@ class DenoiseModel:
             second=self._second,
         )
 
+    def step_seconds(self, settings: JobSettings) -> float:
+        """How long a step of such a job takes: the second of two, of a text of zeros."""
+        embedding = torch.zeros(1, self._card.text.max_tokens, self._card.text.width)
+        prompts = [embedding] * len(self.prompts(settings))
+        pixels = np.zeros((settings.height, settings.width, 3), np.uint8) if self._card.takes_image else None
+        trajectory = self.trajectory(settings, prompts, None if pixels is None else pixels[None])
+        state = finished_step(trajectory, trajectory.start())
+        began = time.monotonic()
+        finished_step(trajectory, state)
+        return time.monotonic() - began
+
     def put_on(self, settings: JobSettings) -> ExitStack:
         """The denoiser wears the job's adapters until what is returned is closed. Raises WeightsError."""
         copies = [self._denoiser] if self._second is None else [self._denoiser, self._second]
@@ -202,6 +215,14 @@ class DenoiseModel:
     @cached_property
     def _weights_sha256(self) -> str:
         return weights_sha256(self._uri)
+
+
+def finished_step(trajectory: Trajectory, state: SamplerState) -> SamplerState:
+    """One step, and on a GPU its end: what is only queued there is no progress."""
+    state = trajectory.step(state)
+    if state.latent.is_cuda:
+        torch.cuda.synchronize(state.latent.device)
+    return state
 
 
 class DecodeModel:

@@ -7,14 +7,15 @@ import secrets
 
 from serving.card import ModelCard, Size
 from serving.errors import RequestError
-from serving.jobs.job import JobSettings
+from serving.jobs.job import JobSettings, Reference
 from serving.protocol import CreateVideo
+from serving.references import ReferenceFile, check_kind, check_length
 
 
-def settle(request: CreateVideo, card: ModelCard) -> JobSettings:
+def settle(request: CreateVideo, card: ModelCard, *, reference: ReferenceFile | None = None) -> JobSettings:
     """Fill in every default and check every limit but the prompt's length, which only the text encoder can tell.
 
-    Raises RequestError 400 or 404.
+    `reference` is what the video starts from. Raises RequestError 400 or 404.
     """
     if request.model not in (None, card.name):
         message = f"There is no model {request.model!r} here; this service offers {card.name!r}."
@@ -26,6 +27,7 @@ def settle(request: CreateVideo, card: ModelCard) -> JobSettings:
     if steps > card.max_steps:
         message = f"num_inference_steps={steps}: at most {card.max_steps}."
         raise RequestError(400, "invalid_steps", message, param="num_inference_steps")
+    _check_adapters(request, card)
     return JobSettings(
         model=card.name,
         prompt=request.prompt,
@@ -39,7 +41,33 @@ def settle(request: CreateVideo, card: ModelCard) -> JobSettings:
         # 53 bits, so that a client in JavaScript reads the very number that was used.
         seed=secrets.randbits(53) if request.seed is None else request.seed,
         seconds=request.seconds or f"{(num_frames - 1) / fps:g}",
+        sampler=request.scheduler,
+        reference=_reference(request, card, reference, num_frames=num_frames, fps=fps),
+        adapters=request.loras,
     )
+
+
+def _check_adapters(request: CreateVideo, card: ModelCard) -> None:
+    for adapter in request.loras:
+        if adapter.name not in card.adapters:
+            offered = ", ".join(card.adapters) or "none"
+            message = f"There is no LoRA {adapter.name!r} here; offered: {offered}."
+            raise RequestError(404, "lora_not_found", message, param="loras")
+    if len({adapter.name for adapter in request.loras}) < len(request.loras):
+        raise RequestError(400, "invalid_value", "A LoRA is named twice.", param="loras")
+
+
+def _reference(
+    request: CreateVideo, card: ModelCard, file: ReferenceFile | None, *, num_frames: int, fps: int
+) -> Reference | None:
+    """What the video starts from. Raises RequestError 400 when the model needs another start or a longer one."""
+    check_kind(None if file is None else file.kind, takes_image=card.takes_image)
+    if file is None:
+        return None
+    if file.kind == "image":
+        return Reference(kind="image", sha256=file.sha256)
+    check_length(file, num_frames=num_frames, fps=fps)
+    return Reference(kind="video", sha256=file.sha256, strength=request.strength)
 
 
 def _size(request: CreateVideo, card: ModelCard) -> Size:

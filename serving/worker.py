@@ -16,7 +16,7 @@ import torch
 
 from groundwork.telemetry import get_logger
 from serving.errors import RequestError
-from serving.jobs.job import Job, Lease, LeaseLostError, Orders, Stage
+from serving.jobs.job import Job, Lease, LeaseLostError, Orders, Stage, StoreDownError
 
 T = TypeVar("T")
 _PAUSE_SECONDS = 0.3
@@ -66,16 +66,23 @@ class Held:
     """The state that the job would be resumed from."""
     started: float = field(default_factory=time.monotonic)
 
-    async def report(self, *, step: int | None = None, checkpoint: str | None = None) -> Orders:
-        """Renew the lease and learn what to do. Raises LeaseLostError."""
+    makes_room: bool = False
+    """The job is given back so that another may pass."""
+
+    async def report(
+        self, *, step: int | None = None, step_seconds: float | None = None, checkpoint: str | None = None
+    ) -> Orders:
+        """Renew the lease and learn what to do; making room is told as a release. Raises LeaseLostError."""
         orders = await self.jobs.renew(
             self.lease,
             stage=self.job.stage,
             lease_seconds=self.lease_seconds,
             step=step,
+            step_seconds=step_seconds,
             checkpoint=checkpoint,
         )
-        return orders.model_copy(update={"release": True}) if self.stopping() else orders
+        self.makes_room = self.makes_room or orders.make_room
+        return orders.model_copy(update={"release": orders.release or self.makes_room or self.stopping()})
 
     @property
     def seconds(self) -> float:
@@ -109,7 +116,11 @@ class Worker:
 
     async def _run(self) -> None:
         while not self._stopping:
-            job = await self._jobs.claim(self._stage, worker=self.name, lease_seconds=self._lease_seconds)
+            try:
+                job = await self._jobs.claim(self._stage, worker=self.name, lease_seconds=self._lease_seconds)
+            except StoreDownError as error:
+                _logger.warning("no work for now: %s", error.message)
+                job = None
             if job is None:
                 await asyncio.sleep(_PAUSE_SECONDS)
             else:
@@ -124,8 +135,8 @@ class Worker:
         try:
             await self._work(held)
         except Released:
-            await self._jobs.call("release", lease)
-        except LeaseLostError as error:
+            await self._jobs.call("release", lease, preempted=held.makes_room)
+        except (LeaseLostError, StoreDownError) as error:
             _logger.warning("job %s: %s", job.id, error.message)
         except Exception as error:
             _logger.exception("job %s failed", job.id)
@@ -139,7 +150,7 @@ class Worker:
             code = "out_of_memory"
         try:
             await self._jobs.call("fail", lease, code=code, message=str(error)[:500])
-        except LeaseLostError as lost:
+        except (LeaseLostError, StoreDownError) as lost:
             _logger.warning("job %s: %s", lease.job_id, lost.message)
 
 
@@ -149,7 +160,7 @@ async def _beat(held: Held) -> None:
         await asyncio.sleep(held.lease_seconds / 3)
         try:
             await held.report()
-        except LeaseLostError:
+        except (LeaseLostError, StoreDownError):
             return  # the next report of the work itself finds out and stops it
 
 

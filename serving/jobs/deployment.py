@@ -1,13 +1,13 @@
-"""The one writer: a Serve deployment with a single replica that owns the SQLite file, and the client to it."""
+"""The store as a Serve deployment: with SQLite one replica that owns the file, with Postgres any number; the client."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from ray import serve
@@ -15,29 +15,63 @@ from ray.exceptions import RayActorError
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
-from groundwork.errors import RunError
-from serving.jobs.job import STAGES, Event, Job, Lease, Orders, Stage
-from serving.jobs.sqlite import SqliteJobStore
+from groundwork.storage import open_storage
+from serving.jobs.housekeeping import Housekeeping
+from serving.jobs.job import STAGES, Event, Job, Lease, Orders, Stage, StoreDownError
+from serving.jobs.sql import SqlJobStore
 
 _LONGEST_WAIT_SECONDS = 5.0
 _LONGEST_STORY_SECONDS = 15.0
 _RETRY_SECONDS = 30.0
+_OTHERS_SECONDS = 1.0  # how late news of another replica may come
 _NEWS = ("create", "release", "hand_over", "complete", "fail")  # after these, someone who waits may go on
 
-_SILENT = ("get", "page", "queue_position", "facts")  # these change nothing
+_SILENT = (
+    "get",
+    "page",
+    "estimate",
+    "facts",
+    "quote",
+    "due_deliveries",
+    "expired",
+    "count",
+    "tallies",
+    "timed",
+)  # these change nothing
 
 
-@serve.deployment(name="Jobs", num_replicas=1, max_ongoing_requests=1000, graceful_shutdown_wait_loop_s=0.2)
+@serve.deployment(name="Jobs", max_ongoing_requests=1000, graceful_shutdown_wait_loop_s=0.2)
 class Jobs:
-    """Calls the store in a thread of its own, one call at a time, and wakes waiting workers when there is work."""
+    """Calls the store beside its event loop and wakes waiting workers when there is work."""
 
-    def __init__(self, path: str, *, max_losses: int) -> None:
-        self._store = SqliteJobStore(Path(path), max_losses=max_losses)
-        self._writer = ThreadPoolExecutor(1, thread_name_prefix="jobs")
+    def __init__(
+        self,
+        database: str,
+        *,
+        results_uri: str,
+        max_losses: int,
+        slice_seconds: float,
+        retention_seconds: float,
+        webhook_secret_env: str | None,
+        private_addresses: bool,
+    ) -> None:
+        self._store = SqlJobStore(
+            database, max_losses=max_losses, slice_seconds=slice_seconds, retention_seconds=retention_seconds
+        )
+        self._writer = ThreadPoolExecutor(4 if self._store.many_writers else 1, thread_name_prefix="jobs")
         self._news = asyncio.Condition()  # there may be work, or a lease was given back
         self._stories = asyncio.Condition()  # there are new events
         self._draining = False
         self._warm: set[Stage] = set()
+        self._waking: Any = None
+        keeper = Housekeeping(
+            self.call,
+            open_storage(results_uri),
+            webhook_secret=os.environ.get(webhook_secret_env or ""),
+            private_addresses=private_addresses,
+            wake=self._wake_denoiser,
+        )
+        self._keeper = asyncio.create_task(keeper.run())
 
     async def call(self, method: str, *args: Any, **kwargs: Any) -> Any:
         """Any method of `JobStore`."""
@@ -57,7 +91,7 @@ class Jobs:
                 job: Job | None = await self._in_writer("claim", stage, worker=worker, lease_seconds=lease_seconds)
                 left = stop - time.monotonic()
                 if job is None and left > 0:
-                    await _wait(self._news, min(left, await self._until_next_expiry()))
+                    await _wait(self._news, min(left, await self._until_next_expiry(), self._patience))
                     continue
             await _wake(self._stories)
             return job
@@ -84,7 +118,7 @@ class Jobs:
                 left = stop - time.monotonic()
                 if events or left <= 0:
                     return events
-                await _wait(self._stories, min(left, 1.0) if self._draining else left)
+                await _wait(self._stories, min(left, 1.0 if self._draining else self._patience))
                 if self._draining:
                     return []
 
@@ -106,7 +140,8 @@ class Jobs:
         await self._in_writer("next_expiry")
 
     async def __del__(self) -> None:
-        if hasattr(self, "_writer"):
+        if hasattr(self, "_keeper"):
+            self._keeper.cancel()
             await self._in_writer("close")
             self._writer.shutdown()
 
@@ -114,9 +149,27 @@ class Jobs:
         call = partial(getattr(self._store, method), *args, **kwargs)
         return await asyncio.get_running_loop().run_in_executor(self._writer, call)
 
+    def _wake_denoiser(self) -> None:
+        """A call that waits for a replica is what makes Serve start the first one; one such call is enough."""
+        if self._draining or (self._waking is not None and not self._waking.done()):
+            return
+        context = serve.get_replica_context()
+        denoiser = serve.get_deployment_handle("Denoiser", app_name=context.app_name)
+        self._waking = asyncio.ensure_future(_answered(denoiser.wake.remote()))
+
+    @property
+    def _patience(self) -> float:
+        """How long to wait for this replica's own news: others tell theirs through the database alone."""
+        return _OTHERS_SECONDS if self._store.many_writers else _LONGEST_STORY_SECONDS
+
     async def _until_next_expiry(self) -> float:
         expiry = await self._in_writer("next_expiry")
         return _LONGEST_WAIT_SECONDS if expiry is None else max(0.1, expiry - time.time())
+
+
+async def _answered(response: Any) -> None:
+    with contextlib.suppress(RayActorError, RayServeException):
+        await response
 
 
 async def _wake(condition: asyncio.Condition) -> None:
@@ -163,7 +216,7 @@ class JobsClient:
         while True:
             try:
                 return await method.remote(*args, **kwargs)
-            except (RayActorError, RayServeException) as error:
+            except (RayActorError, RayServeException, StoreDownError) as error:
                 if time.monotonic() > stop:
-                    raise RunError(f"The job store does not answer: {error}") from error
+                    raise StoreDownError(f"The job store does not answer: {error}") from error
                 await asyncio.sleep(0.5)

@@ -71,8 +71,8 @@ class JobTerms(FrozenModel):
     """Name of the API key, "" where keys are not asked for."""
     weight: float = Field(default=1.0, gt=0)
     """Share of the owner against others that wait."""
-    work: float = Field(default=0.0, ge=0)
-    """Denoising in TFLOP, all steps with guidance."""
+    step_tflop: float = Field(default=0.0, ge=0)
+    """Arithmetic of one denoising step, guidance included."""
     priority: int = 0
     """Higher goes first, within what the owner's share allows."""
     deadline: float | None = None
@@ -88,8 +88,6 @@ class JobTerms(FrozenModel):
     idempotency_key: str | None = None
     request_sha256: str | None = None
     """Hash of the request's body; with the same key and another hash the request is refused."""
-    fingerprint: str | None = None
-    """Hash over all that decides the latent's bits: weights, code, torch, device class, settings."""
 
 
 class JobError(FrozenModel):
@@ -129,6 +127,8 @@ class Job(FrozenModel):
     checkpoint: str | None
     """Name of the newest sampler state in the results storage."""
     latent_sha256: str | None
+    fingerprint: str | None = None
+    """Hash over all that decides the latent's bits: weights, code, torch, device class, settings."""
     video_sha256: str | None
     stage_seconds: dict[str, float]
     expires_at: float | None = None
@@ -155,6 +155,8 @@ class Orders(FrozenModel):
     """The user wants no video any more: stop, the job is closed already."""
     release: bool = False
     """The service is going down: save the state and give the lease back."""
+    make_room: bool = False
+    """Another job is to pass: save the state and give the lease back."""
 
 
 class Event(FrozenModel):
@@ -167,17 +169,70 @@ class Event(FrozenModel):
     facts: dict[str, Any]
 
 
+class Seconds(FrozenModel):
+    """A duration that is not known exactly."""
+
+    p50: float
+    p95: float
+
+
 class QueueFacts(FrozenModel):
     """How full the service is."""
 
     queued: int
     in_progress: int
-    outstanding_steps: int
-    """Denoising steps that accepted jobs still need."""
+    backlog: tuple[tuple[float, float | None], ...] = ()
+    """Per job that is not denoised: denoise-seconds left, seconds until its deadline."""
+    held: int = 0
+    """Jobs that a denoiser has at hand."""
+    workers: int = 0
+    """Denoisers that were heard of lately."""
+
+    @property
+    def outstanding_seconds(self) -> float:
+        """Denoise-seconds that accepted jobs still need."""
+        return sum(rest for rest, _ in self.backlog)
+
+
+class Accepted(FrozenModel):
+    """A job that was accepted, now or by an earlier request that was the same."""
+
+    job: Job
+    replayed: bool
+
+
+class Delivery(FrozenModel):
+    """A webhook that has to be sent."""
+
+    id: str
+    job_id: str
+    url: str
+    event: str
+    created_at: float
+    attempts: int
 
 
 class JobNotFoundError(RunError):
     """No job has this id."""
+
+
+class KeyReusedError(RunError):
+    """The idempotency key was used with another request."""
+
+
+class StoreDownError(RunError):
+    """The database does not answer now; the call may be repeated."""
+
+
+class RefusedError(RunError):
+    """The service does not accept the job now; args: code, message, seconds until asking again makes sense."""
+
+    def __init__(self, code: str, message: str, retry_after_seconds: float | None) -> None:
+        super().__init__(message)
+        self.code, self.retry_after_seconds = code, retry_after_seconds
+
+    def __reduce__(self) -> tuple[type[RefusedError], tuple[str, str, float | None]]:
+        return type(self), (self.code, self.message, self.retry_after_seconds)
 
 
 class LeaseLostError(RunError):

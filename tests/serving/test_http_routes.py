@@ -16,15 +16,17 @@ from groundwork.storage import open_storage
 from serving import results
 from serving.app import create_app
 from serving.card import ModelCard
-from serving.desk import Desk
+from serving.desk import Desk, Rules
 from serving.jobs.job import Event, Lease, Stage
-from serving.jobs.sqlite import SqliteJobStore
+from serving.jobs.sql import SqlJobStore
+from serving.keys import ApiKey, Gate, new_key
+from serving.scheduling import Limits
 
 
 class LocalJobs:
     """The real store, without the actor before it; `broken` is what it fails with."""
 
-    def __init__(self, store: SqliteJobStore) -> None:
+    def __init__(self, store: SqlJobStore) -> None:
         self.store = store
         self.broken: Exception | None = None
         self.waiting_for: list[Stage] = []
@@ -51,9 +53,12 @@ class LocalPrompts:
             raise InputError(str(error)) from error
 
 
+RULES = Rules(limits=Limits(max_queued_jobs=3), webhooks=True, private_addresses=True)
+
+
 @pytest.fixture
 def jobs(tmp_path: Path) -> Iterator[LocalJobs]:
-    store = SqliteJobStore(tmp_path / "jobs.sqlite")
+    store = SqlJobStore(tmp_path / "jobs.sqlite")
     yield LocalJobs(store)
     store.close()
 
@@ -61,7 +66,7 @@ def jobs(tmp_path: Path) -> Iterator[LocalJobs]:
 @pytest.fixture
 def client(jobs: LocalJobs, tmp_path: Path) -> TestClient:
     card = ModelCard.of(TOY, sizes=(), steps=None, max_steps=100)
-    desk = Desk(jobs, LocalPrompts(), card=card, storage=open_storage(tmp_path / "results"), max_queued_jobs=3)
+    desk = Desk(jobs, LocalPrompts(), card=card, storage=open_storage(tmp_path / "results"), rules=RULES)
     return TestClient(create_app(desk), raise_server_exceptions=False)
 
 
@@ -110,6 +115,13 @@ def test_json_and_multipart_make_the_same_job(client: TestClient) -> None:
         ({"prompt": "x", "fps": 0}, 400, "invalid_value", "fps"),
         ({"prompt": "x", "model": "sora-2"}, 404, "model_not_found", "model"),
         ({"prompt": "x", "lora": "orbit"}, 400, "unsupported_field", "lora"),
+        ({"prompt": "x", "loras": [{"name": "orbit"}]}, 404, "lora_not_found", "loras"),
+        ({"prompt": "x", "enhance_prompt": True}, 400, "unsupported_field", "enhance_prompt"),
+        ({"prompt": "x", "deadline_s": 0}, 400, "invalid_value", "deadline_s"),
+        ({"prompt": "x", "webhook": {"url": "file:///etc/passwd"}}, 400, "url_refused", "webhook.url"),
+        ({"prompt": "x", "webhook": {"url": "http://a", "x": 1}}, 400, "unsupported_field", "webhook.x"),
+        ({"prompt": "x", "input_reference": {"image_url": "data:,no"}}, 400, "reference_unreadable", "input_reference"),
+        ({"prompt": "x", "metadata": {"k": "v" * 513}}, 400, "invalid_value", "metadata.k"),
         (["prompt"], 400, "invalid_json", None),
     ],
 )
@@ -128,12 +140,18 @@ def test_what_is_not_json_or_too_large_or_a_file_is_refused(client: TestClient) 
     kind = {"content-type": "application/json"}
     assert client.post("/v1/videos", content=b"{", headers=kind).json()["error"]["code"] == "invalid_json"
     assert client.post("/v1/videos", content=b"\xff\xfe", headers=kind).json()["error"]["code"] == "invalid_json"
-    large = client.post("/v1/videos", content=b" " * (1 << 21), headers=kind)
+    large = client.post("/v1/videos", content=b" " * (90 << 20), headers=kind)
     assert (large.status_code, large.json()["error"]["code"]) == (413, "input_too_large")
     surrogate = client.post("/v1/videos", content=rb'{"prompt": "\ud800"}', headers=kind)
     assert (surrogate.status_code, surrogate.json()["error"]["param"]) == (400, "prompt")
-    file = client.post("/v1/videos", data={"prompt": "x"}, files={"input_reference": ("a.png", b"png")})
-    assert (file.status_code, file.json()["error"]["param"]) == (400, "input_reference")
+    for name, data, code in (
+        ("input_reference", b"png", "reference_unreadable"),
+        ("input_reference", b"", "reference_unreadable"),
+        ("attachment", b"png", "unsupported_field"),
+    ):
+        file = client.post("/v1/videos", data={"prompt": "x"}, files={name: ("a.png", data)})
+        error = file.json()["error"]
+        assert (file.status_code, error["code"], error["param"]) == (400, code, name)
 
 
 @pytest.mark.parametrize(
@@ -215,7 +233,7 @@ def test_the_service_is_ready_once_every_stage_has_a_worker(client: TestClient, 
     answer = client.get("/readyz")
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "no_capacity")
     jobs.waiting_for = []
-    assert client.get("/readyz").json() == {"status": "ok", "queued": 0, "in_progress": 0, "outstanding_steps": 0}
+    assert client.get("/readyz").json() == {"status": "ok", "queued": 0, "in_progress": 0}
 
 
 def test_the_list_pages_and_the_model_tells_its_limits(client: TestClient) -> None:
@@ -232,3 +250,77 @@ def test_the_page_and_the_openapi_document_are_served(client: TestClient) -> Non
     assert "CogVideoX playground" in client.get("/").text
     paths = client.get("/openapi.json").json()["paths"]
     assert "multipart/form-data" in paths["/v1/videos"]["post"]["requestBody"]["content"]
+
+
+def test_a_quote_tells_what_a_video_costs_and_makes_none(client: TestClient, jobs: LocalJobs) -> None:
+    body = {"prompt": "x", "num_frames": 9, "deadline_s": 100}
+    quote = client.post("/v1/videos/quote", json=body).json()
+    assert (quote["object"], quote["queue_position"], quote["deadline_met"]) == ("video.quote", 0, True)
+    assert quote["denoise_pflop"] > 0
+    assert client.get("/v1/videos").json()["data"] == []
+    for _ in range(3):
+        client.post("/v1/videos", json={"prompt": "y"})
+    assert client.post("/v1/videos", json=body).status_code == 429
+    assert client.post("/v1/videos", json=body | {"quote_id": quote["id"]}).status_code == 200
+    counted = client.get("/metrics").text
+    assert 'cogvideox_serving_jobs_refused_total{code="queue_full"} 1.0' in counted
+    assert "cogvideox_serving_jobs_queued 4.0" in counted
+
+
+def test_one_idempotency_key_makes_one_video(client: TestClient) -> None:
+    key = {"idempotency-key": "k"}
+    first = client.post("/v1/videos", json={"prompt": "x"}, headers=key)
+    again = client.post("/v1/videos", json={"prompt": "x"}, headers=key)
+    assert first.json()["id"] == again.json()["id"]
+    assert (first.headers.get("idempotent-replayed"), again.headers["idempotent-replayed"]) == (None, "true")
+    other = client.post("/v1/videos", json={"prompt": "z"}, headers=key)
+    assert (other.status_code, other.json()["error"]["code"]) == (409, "idempotency_key_reused")
+    assert other.headers["x-should-retry"] == "false"
+
+
+def test_a_retry_of_the_official_client_makes_no_second_video(client: TestClient) -> None:
+    made = [
+        client.post("/v1/videos", json={"prompt": "x"}, headers={"x-stainless-retry-count": count}).json()["id"]
+        for count in ("0", "1", "2")
+    ]
+    assert len(set(made)) == 1
+
+
+def test_a_remix_keeps_everything_but_the_prompt(client: TestClient) -> None:
+    fields = {"prompt": "x", "num_frames": 9, "seed": 5, "guidance_scale": 2.5, "scheduler": "dpm"}
+    first = client.post("/v1/videos", json=fields).json()
+    remix = client.post(f"/v1/videos/{first['id']}/remix", json={"prompt": "y"}).json()
+    assert (remix["prompt"], remix["remixed_from_video_id"]) == ("y", first["id"])
+    changing = {"queue_position", "eta_seconds"}
+    assert {k: v for k, v in remix["x"].items() if k not in changing} == {
+        k: v for k, v in first["x"].items() if k not in changing
+    }
+    assert client.post("/v1/videos/video_nope/remix", json={"prompt": "y"}).status_code == 404
+    assert (
+        client.post(f"/v1/videos/{first['id']}/remix", json={"prompt": "z", "seed": 1}).json()["error"]["param"]
+        == "seed"
+    )
+
+
+def test_keys_keep_videos_apart(jobs: LocalJobs, client: TestClient, tmp_path: Path) -> None:
+    secrets = {name: new_key() for name in ("ann", "bob")}
+    gate = Gate([ApiKey(name=name, sha256=digest) for name, (_, digest) in secrets.items()])
+    card = ModelCard.of(TOY, sizes=(), steps=None, max_steps=100)
+    desk = Desk(jobs, LocalPrompts(), card=card, storage=open_storage(tmp_path / "results"), rules=RULES)
+    locked = TestClient(create_app(desk, gate), raise_server_exceptions=False)
+    ann, bob = ({"authorization": f"Bearer {secret}"} for secret, _ in secrets.values())
+    video = locked.post("/v1/videos", json={"prompt": "x"}, headers=ann).json()["id"]
+    assert locked.get(f"/v1/videos/{video}", headers=ann).status_code == 200
+    for method, path in (
+        ("GET", ""),
+        ("DELETE", ""),
+        ("POST", "/cancel"),
+        ("GET", "/content"),
+        ("GET", "/events"),
+        ("GET", "/previews/1"),
+    ):
+        assert locked.request(method, f"/v1/videos/{video}{path}", headers=bob).status_code == 404
+        assert locked.request(method, f"/v1/videos/{video}{path}").status_code == 401
+    assert locked.get("/v1/videos", headers=bob).json()["data"] == []
+    assert [locked.get(path).status_code for path in ("/healthz", "/", "/metrics")] == [200, 200, 200]
+    assert jobs.store.get(video).terms.owner == "ann"

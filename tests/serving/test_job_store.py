@@ -3,58 +3,27 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from groundwork.errors import RunError
-from serving.jobs.job import Job, JobNotFoundError, JobSettings, Lease, LeaseLostError
-from serving.jobs.sqlite import SqliteJobStore
+from serving.jobs.job import (
+    JobNotFoundError,
+    JobSettings,
+    JobTerms,
+    Lease,
+    LeaseLostError,
+)
+from serving.jobs.sql import SqlJobStore
 from serving.jobs.store import JobStore
-
-
-class Clock:
-    """Time that stands still until a test moves it."""
-
-    def __init__(self) -> None:
-        self.now = 1_000_000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "state" / "jobs.sqlite"
-
-
-@pytest.fixture
-def store(path: Path, clock: Clock) -> Iterator[JobStore]:
-    store = SqliteJobStore(path, max_losses=2, clock=clock)
-    yield store
-    store.close()
-
-
-def claim(
-    store: JobStore, *, stage: str = "denoise", worker: str = "w", lease_seconds: float = 10
-) -> tuple[Job, Lease]:
-    job = store.claim(stage, worker=worker, lease_seconds=lease_seconds)  # type: ignore[arg-type]
-    assert job is not None
-    return job, Lease(job_id=job.id, epoch=job.epoch)
-
-
-def names(store: JobStore, job_id: str) -> list[str]:
-    return [event.name for event in store.events(job_id)]
+from tests.support.stores import Clock, claim, names
 
 
 def test_a_job_walks_through_both_stages_and_ends_completed(store: JobStore, settings: JobSettings) -> None:
-    assert store.create("a", settings).status == "queued"
+    assert store.create("a", settings).job.status == "queued"
     job, lease = claim(store)
     assert (job.status, job.attempt, job.epoch) == ("in_progress", 1, 1)
     store.renew(lease, lease_seconds=10, step=1)
@@ -70,7 +39,7 @@ def test_a_job_walks_through_both_stages_and_ends_completed(store: JobStore, set
 
 def test_creating_the_same_id_twice_makes_one_job(store: JobStore, settings: JobSettings) -> None:
     first, second = store.create("a", settings), store.create("a", settings)
-    assert first == second
+    assert first.job == second.job
     assert store.facts().queued == 1
 
 
@@ -220,36 +189,85 @@ def test_events_are_numbered_from_one_and_replayed_after_any(store: JobStore, se
     assert [event.name for event in store.events("a", after=2)] == ["progress", "checkpoint"]
 
 
-def test_facts_count_waiting_jobs_and_steps_to_do(store: JobStore, settings: JobSettings) -> None:
+def test_facts_count_what_waits_and_the_seconds_to_do(store: JobStore, settings: JobSettings) -> None:
+    store.timed("denoise", settings, units=1.0, seconds=2.0)
     for job_id in "abc":
         store.create(job_id, settings)
     _, lease = claim(store)
     store.renew(lease, lease_seconds=10, step=3)
     facts = store.facts()
-    assert (facts.queued, facts.in_progress, facts.outstanding_steps) == (2, 1, 1 + 4 + 4)
-    assert store.queue_position("c") == 2
+    assert (facts.queued, facts.in_progress, facts.held, facts.workers) == (2, 1, 1, 1)
+    assert facts.outstanding_seconds == pytest.approx(2 * (1 + 4 + 4))
 
 
-def test_all_of_it_survives_a_restart(path: Path, store: JobStore, settings: JobSettings, clock: Clock) -> None:
+def test_an_estimate_counts_what_is_before_a_job(store: JobStore, settings: JobSettings) -> None:
+    store.timed("denoise", settings, units=1.0, seconds=2.0)
+    store.timed("decode", settings, units=1.0, seconds=1.0)
+    for job_id in "abc":
+        store.create(job_id, settings)
+    claim(store)
+    found = [store.estimate(job_id) for job_id in "abc"]
+    assert [one and one.position for one in found] == [0, 0, 1]
+    assert [one and one.eta_seconds.p50 for one in found] == pytest.approx([9.0, 17.0, 25.0])
+    store.cancel("c")
+    assert store.estimate("c") is None
+
+
+def test_steps_that_were_never_timed_are_guessed_by_their_arithmetic(store: JobStore, settings: JobSettings) -> None:
+    store.timed("denoise", settings, units=1.0, seconds=2.0)
+    larger = settings.model_copy(update={"num_frames": 17})
+    store.create("a", larger, JobTerms(step_tflop=2.5))
+    assert store.facts().outstanding_seconds == pytest.approx(4 * 5.0)
+
+
+def test_many_writers_give_each_job_to_one_worker(new_postgres: Callable[[], str], settings: JobSettings) -> None:
+    database = new_postgres()
+    stores = [SqlJobStore(database) for _ in range(4)]
+    for number in range(24):
+        stores[number % 4].create(f"job-{number}", settings, JobTerms(owner=f"owner-{number % 3}"))
+
+    def work(store: SqlJobStore) -> list[str]:
+        taken = []
+        while (job := store.claim("denoise", worker="w", lease_seconds=60)) is not None:
+            store.renew(Lease(job_id=job.id, epoch=job.epoch), lease_seconds=60, step=1, step_seconds=1.0)
+            taken.append(job.id)
+        return taken
+
+    with ThreadPoolExecutor(4) as pool:
+        taken = [job_id for found in pool.map(work, stores) for job_id in found]
+    assert sorted(taken) == sorted(f"job-{number}" for number in range(24))
+    for store in stores:
+        store.close()
+
+
+def test_all_of_it_survives_a_restart(database: str, store: JobStore, settings: JobSettings, clock: Clock) -> None:
     store.create("a", settings)
     _, lease = claim(store)
     store.renew(lease, lease_seconds=10, step=2, checkpoint="state-2")
     before = store.get("a")
     store.close()
-    again = SqliteJobStore(path, clock=clock)
+    again = SqlJobStore(database, clock=clock)
     assert again.get("a") == before
     assert names(again, "a") == ["queued", "started", "progress", "checkpoint"]
     again.renew(lease, lease_seconds=10, step=3)
     again.close()
 
 
-def test_a_database_of_another_version_or_kind_is_refused(path: Path, store: JobStore) -> None:
-    store.close()
+def test_a_database_of_another_version_or_kind_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "jobs.sqlite"
+    SqlJobStore(path).close()
     with sqlite3.connect(path) as database:
-        database.execute("PRAGMA user_version=99")
+        database.execute("UPDATE layout SET number = 99")
     with pytest.raises(RunError, match="layout 99"):
-        SqliteJobStore(path)
+        SqlJobStore(path)
     garbage = path.with_name("garbage.sqlite")
     garbage.write_bytes(b"this is not a database at all" * 100)
     with pytest.raises(RunError, match="cannot be used"):
-        SqliteJobStore(garbage)
+        SqlJobStore(garbage)
+    for address, reason in (
+        ("mysql://host/name", "not known"),
+        ("postgresql://me:secret@127.0.0.1/name", "holds a password"),
+        ("postgresql://me@127.0.0.1:1/name", "cannot be used"),
+    ):
+        with pytest.raises(RunError, match=reason):
+            SqlJobStore(address)

@@ -20,7 +20,7 @@ from groundwork.errors import RunError
 from groundwork.media import probe, read_frames
 from groundwork.ray_session import ray_session
 from serving.config import CONFIGS, ServingConfig
-from serving.jobs.sqlite import SqliteJobStore
+from serving.jobs.sql import SqlJobStore
 from serving.service import running
 
 pytestmark = pytest.mark.timeout(300)
@@ -145,7 +145,13 @@ def test_content_comes_in_ranges_and_with_the_sha256_as_etag(url: str) -> None:
     assert part.status_code == 206
     assert part.content == whole.content[100:200]
     assert httpx.get(content, headers={"if-none-match": whole.headers["etag"]}).status_code == 304
-    assert httpx.get(content, params={"variant": "spritesheet"}).json()["error"]["code"] == "invalid_variant"
+    assert httpx.get(content, params={"variant": "poster"}).json()["error"]["code"] == "invalid_variant"
+    starts = {"thumbnail": b"RIFF", "spritesheet": b"\xff\xd8"}
+    for variant, start in starts.items():
+        picture = httpx.get(content, params={"variant": variant})
+        assert (picture.status_code, picture.content[: len(start)]) == (200, start)
+    latents = httpx.get(content, params={"variant": "latents"})
+    assert latents.headers["etag"] == f'"{video["x"]["latent_sha256"]}"'
 
 
 def test_equal_seeds_give_equal_latents_and_files_and_other_seeds_do_not(url: str) -> None:
@@ -200,7 +206,7 @@ def test_cancelling_frees_the_denoiser_within_a_step(url: str) -> None:
 def test_a_killed_denoiser_costs_no_job_and_changes_no_bit(url: str, state: Path, undisturbed: dict[str, Any]) -> None:
     video_id = create(url, **LONG)["id"]
     wait_for(url, video_id, step=8)
-    store = SqliteJobStore(state / "jobs.sqlite")
+    store = SqlJobStore(state / "jobs.sqlite")
     worker = store.get(video_id).worker
     store.close()
     assert worker is not None
