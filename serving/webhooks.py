@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 import hashlib
 import hmac
 import json
 import time
-from typing import Protocol
+from typing import Any, Protocol
 
 import httpx
 
@@ -16,6 +17,7 @@ from groundwork.errors import RunError
 from serving.addresses import AddressRefusedError, opened
 
 _PREFIX = "whsec_"
+_ATTEMPT_SECONDS = 20.0  # for all of it: an answer may also come drop by drop
 _FIRST_SECONDS, _GROWTH, _MOST_SECONDS, _MOST_ATTEMPTS = 5.0, 4.0, 6 * 3600.0, 10
 
 
@@ -47,10 +49,11 @@ async def deliver(message: Message, secret: str, *, allow_private: bool = False)
     """
     body = payload(message)
     headers = {"content-type": "application/json", **signed(message.id, body, secret, at=int(time.time()))}
+    asked: dict[str, Any] = {"allow_private": allow_private, "content": body, "headers": headers}
     try:
-        async with opened("POST", message.url, allow_private=allow_private, content=body, headers=headers) as answer:
+        async with asyncio.timeout(_ATTEMPT_SECONDS), opened("POST", message.url, **asked) as answer:
             return answer.status_code
-    except (AddressRefusedError, httpx.HTTPError, OSError):
+    except (AddressRefusedError, httpx.HTTPError, OSError):  # TimeoutError is an OSError
         return None
 
 

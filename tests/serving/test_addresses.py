@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import gzip
 import threading
 from collections.abc import Iterator
@@ -25,6 +26,7 @@ SECRET = "whsec_" + base64.b64encode(bytes(range(32))).decode()
 class Handler(BaseHTTPRequestHandler):
     """Answers by path; `seen` keeps what was asked."""
 
+    awaited = threading.Event()
     seen: ClassVar[list[tuple[str, dict[str, str], bytes]]] = []
 
     def do_GET(self) -> None:
@@ -40,6 +42,8 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["content-length"]))
         self.seen.append((self.path, {name.lower(): value for name, value in self.headers.items()}, body))
+        if self.path == "/hang/200":
+            self.awaited.wait(20)
         self.answer(int(self.path.rpartition("/")[2]), {"location": "/204"}, b"")
 
     def answer(self, status: int, headers: dict[str, str], body: bytes) -> None:
@@ -48,8 +52,9 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header(name, value)
         if self.path != "/endless":
             self.send_header("content-length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # who asked has left
+            self.end_headers()
+            self.wfile.write(body)
 
     def log_message(self, *_: Any) -> None:
         """Silent."""
@@ -178,6 +183,13 @@ def test_a_delivery_that_fails_says_how(server: str) -> None:
     assert [status(f"{server}/{code}") for code in (500, 302)] == [500, 302]
     assert status(f"{server}/204", allow_private=False) is None
     assert status("http://localhost:1/") is None
+
+
+def test_a_receiver_that_hangs_holds_up_nobody(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serving.webhooks._ATTEMPT_SECONDS", 0.1)
+    message = SimpleNamespace(id="e", job_id="v", url=f"{server}/hang/200", event="video.failed", created_at=1.0)
+    assert asyncio.run(deliver(message, SECRET, allow_private=True)) is None
+    Handler.awaited.set()
 
 
 def test_attempts_come_further_and_further_apart_and_end() -> None:
