@@ -36,6 +36,8 @@ class Limits:
     most_ratio: float = 10.0
     """Longer side over shorter: a picture is scaled to cover the video, so a thin one would become huge."""
     most_frames: int = 10_000
+    most_video_pixels: int = 1 << 34
+    """Of all pictures of a video together: a minute or two of decoding, 8000 frames of 1080p."""
 
 
 @dataclass(frozen=True)
@@ -196,7 +198,7 @@ def _look(path: Path, limits: Limits) -> tuple[tuple[int, int], int, float]:
 
 def _counted(container: Any, stream: Any, limits: Limits) -> tuple[int, float]:
     """Frames and seconds by what the file holds, not by what its header claims."""
-    frames, ends = 0, 0
+    frames, ends, pixels = 0, 0, stream.codec_context.width * stream.codec_context.height
     for packet in container.demux(stream):
         if packet.is_corrupt:
             raise _unreadable("it is damaged or cut off")
@@ -205,6 +207,8 @@ def _counted(container: Any, stream: Any, limits: Limits) -> tuple[int, float]:
             ends = max(ends, (packet.pts or 0) + (packet.duration or 0))
         if frames > limits.most_frames:
             raise _too_large(f"it has more than {limits.most_frames} frames")
+        if frames * pixels > limits.most_video_pixels:
+            raise _too_large(f"its frames have more than {limits.most_video_pixels} pixels together")
     if stream.frames > frames:
         raise _unreadable(f"it is cut off: {frames} of {stream.frames} frames are there")
     return frames, float((ends - (stream.start_time or 0)) * stream.time_base)

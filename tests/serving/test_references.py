@@ -121,6 +121,8 @@ def test_limits_hold_before_anything_is_decoded(tmp_path: Path) -> None:
     video = movie(tmp_path)
     assert refusal(video, Limits(most_pixels=64 * 48 - 1)) == (413, "input_too_large")
     assert refusal(video, Limits(most_frames=8)) == (413, "input_too_large")
+    assert refusal(video, Limits(most_video_pixels=9 * 64 * 48 - 1)) == (413, "input_too_large")
+    assert checked(video, limits=Limits(most_video_pixels=9 * 64 * 48)).frames == 9
     with pytest.raises(RequestError, match="cannot be used"):
         clip_of(tmp_path / "clip.mp4", num_frames=9, fps=8, height=32, width=32, limits=Limits(most_pixels=3000))
 
