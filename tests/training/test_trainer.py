@@ -10,7 +10,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -159,47 +158,49 @@ def test_a_disk_that_cannot_be_written_ends_the_run_with_its_reason(
         train(recipe, dataset=str(dataset), out=str(tmp_path))
 
 
-def test_a_command_is_stopped_then_killed_and_a_worker_killed_and_nothing_changes(
+def test_a_killed_worker_is_replaced_and_nothing_changes(
+    undisturbed: dict[str, Any], recipe: TrainRecipe, dataset: Path, tmp_path: Path
+) -> None:
+    outcome: dict[str, Any] = {}
+    run = threading.Thread(target=lambda: outcome.update(train(recipe, dataset=str(dataset), out=str(tmp_path))))
+    run.start()
+    wait_for((tmp_path / "checkpoints" / "step-000010" / "complete").exists)
+    victims = workers_below(os.getpid())
+    assert len(victims) == 2
+    victims[1].send_signal(signal.SIGKILL)
+    run.join(500)
+    assert losses(str(tmp_path)) == losses(undisturbed["run"])
+    assert outcome["weights_sha256"] == undisturbed["weights_sha256"]
+    assert not victims[1].is_running()
+
+
+def test_a_stopped_and_then_killed_command_goes_on_when_run_again(
     undisturbed: dict[str, Any], recipe: TrainRecipe, dataset: Path, tmp_path: Path
 ) -> None:
     path, out = tmp_path / "recipe.yaml", tmp_path / "run"
     path.write_text(yaml.safe_dump(recipe.model_dump(mode="json")))
     words = ["run", str(path), "--dataset", str(dataset), "--out", str(out), "--json"]
-    stop_command(words, signal.SIGTERM, when=lambda: reached(out) >= 1, code=130)
-    assert reached(out) >= 1  # it saved
-    stop_command(words, signal.SIGKILL, when=lambda: reached(out) >= 10, code=-signal.SIGKILL)
-    start = reached(out)
-    assert 10 <= start < NUM_STEPS - 10
-    outcome: dict[str, Any] = {}
-    run = threading.Thread(target=lambda: outcome.update(train(recipe, dataset=str(dataset), out=str(out))))
-    run.start()
-    wait_for(lambda: reached(out) > start)
-    victims = workers_below(os.getpid())
-    assert len(victims) == 2
-    victims[1].send_signal(signal.SIGKILL)
-    run.join(500)
-    assert not victims[1].is_running()
-    assert outcome["resumed_from_step"] == start
-    assert losses(str(out)) == losses(undisturbed["run"])
-    assert outcome["weights_sha256"] == undisturbed["weights_sha256"]
-    assert json.loads((out / "summary.json").read_text())["steps"] == NUM_STEPS
-
-
-def stop_command(words: list[str], blow: signal.Signals, *, when: Callable[[], bool], code: int) -> None:
-    """Start the command, send it a signal, and see that it ends with the code, and with it all that it started."""
     root = Path(__file__).parents[2]
     environment = os.environ | {"PYTHONPATH": f"{root / 'platform'}{os.pathsep}{root}"}
-    command = subprocess.Popen([sys.executable, "-m", "training", *words], env=environment, cwd=root)
-    wait_for(when)
-    started = psutil.Process(command.pid).children(recursive=True)
-    command.send_signal(blow)
-    assert command.wait(90) == code
-    # Ray's agents try for a minute to tell a killed cluster about its end.
-    agents = [process for process in started if alive(process) and process.name().endswith("Agent")]
-    wait_for(lambda: not any(alive(process) for process in started if process not in agents))
-    for process in agents:
-        with suppress(psutil.NoSuchProcess):
-            process.kill()
+    agents: list[psutil.Process] = []
+    for blow, after in ((signal.SIGTERM, 1), (signal.SIGKILL, 10)):
+        command = subprocess.Popen([sys.executable, "-m", "training", *words], env=environment, cwd=root)
+        wait_for(lambda after=after: reached(out) >= after)
+        # Ray's agents try for a minute to tell a killed cluster about its end.
+        started = psutil.Process(command.pid).children(recursive=True)
+        family = [process for process in started if not process.name().endswith("Agent")]
+        agents += [process for process in started if process not in family]
+        command.send_signal(blow)
+        assert command.wait(90) == (130 if blow is signal.SIGTERM else -signal.SIGKILL)
+        wait_for(lambda family=family: not any(map(alive, family)))
+    start = reached(out)
+    assert 10 <= start < NUM_STEPS
+    summary = train(recipe, dataset=str(dataset), out=str(out))
+    assert summary["resumed_from_step"] == start
+    assert losses(str(out)) == losses(undisturbed["run"])
+    assert summary["weights_sha256"] == undisturbed["weights_sha256"]
+    assert json.loads((out / "summary.json").read_text())["steps"] == NUM_STEPS
+    wait_for(lambda: not any(map(alive, agents)))
 
 
 def reached(run: Path) -> int:
