@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ import yaml
 
 from groundwork.commands import Command, Options, RayOptions, Recipes, leave, run_command_line
 from groundwork.config import shipped_recipes
+from groundwork.errors import UsageError
 from serving.config import CONFIGS, ServingConfig
 from serving.keys import new_key
 
@@ -36,6 +38,10 @@ class BuildOptions(Options):
     """Address that the proxies listen at."""
     port: int = 8000
     """Port that the proxies listen at."""
+    kuberay: bool = False
+    """Print a RayService for 'kubectl apply' instead; its proxies listen on every address of their pods."""
+    image: str | None = None
+    """Container image with this package and Ray, for --kuberay."""
 
 
 class KeyOptions(Options):
@@ -55,9 +61,15 @@ def _run(options: RunOptions, config: ServingConfig) -> None:
 
 
 def _build(options: BuildOptions, config: ServingConfig) -> dict[str, Any]:
+    from serving.kuberay import ray_service
     from serving.service import serve_config
 
-    return serve_config(config, weights=options.weights, host=options.host, port=options.port)
+    if not options.kuberay:
+        return serve_config(config, weights=options.weights, host=options.host, port=options.port)
+    if options.image is None:
+        raise UsageError("--kuberay needs --image: what the pods run.", "An image with this package and Ray.")
+    document = serve_config(config, weights=options.weights, host="0.0.0.0", port=options.port)  # noqa: S104
+    return ray_service(document, config, weights=options.weights, image=options.image)
 
 
 def _key(options: KeyOptions) -> dict[str, str]:
@@ -65,8 +77,29 @@ def _key(options: KeyOptions) -> dict[str, str]:
     return {"name": options.name, "key": secret, "sha256": digest}
 
 
+def _openapi(_: Options) -> dict[str, Any]:
+    from serving.app import openapi_document
+
+    return openapi_document()
+
+
 def _configs(_: Options) -> dict[str, list[str]]:
     return {"configs": shipped_recipes(CONFIGS)}
+
+
+class _Dumper(yaml.SafeDumper):
+    """Text of several lines is written as such: a RayService carries a whole document in one field."""
+
+
+def _lines(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
+
+
+_Dumper.add_representer(str, _lines)
+
+
+def _yaml(document: dict[str, Any]) -> str:
+    return str(yaml.dump(document, Dumper=_Dumper, sort_keys=False)).rstrip()
 
 
 def _key_text(made: dict[str, str]) -> str:
@@ -89,7 +122,7 @@ COMMANDS = (
         options=BuildOptions,
         run=_build,
         recipes=_RECIPES,
-        text=lambda document: str(yaml.safe_dump(document, sort_keys=False)).rstrip(),
+        text=_yaml,
     ),
     Command(
         name="key",
@@ -97,6 +130,13 @@ COMMANDS = (
         options=KeyOptions,
         run=_key,
         text=_key_text,
+    ),
+    Command(
+        name="openapi",
+        summary="Print the OpenAPI document, docs/openapi.json.",
+        options=Options,
+        run=_openapi,
+        text=lambda document: json.dumps(document, indent=2),
     ),
     Command(
         name="configs",

@@ -103,12 +103,17 @@ class ServingConfig(FrozenModel):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.jobs.replicas > 1 and not (self.database or "").startswith(_POSTGRES):
+        if self.jobs.replicas > 1 and self.database_is_file:
             raise ValueError(f"jobs.replicas={self.jobs.replicas}: SQLite has one writer; give a Postgres as database")
         names = [key.name for key in self.api_keys]
         if len(set(names)) < len(names):
             raise ValueError("api_keys: a name comes twice; make one key per name")
         return self
+
+    @property
+    def database_is_file(self) -> bool:
+        """Whether jobs are in a SQLite file, which has one writer."""
+        return not (self.database or "").startswith(_POSTGRES)
 
     @property
     def limits(self) -> Limits:

@@ -141,8 +141,12 @@ def rules_of(config: ServingConfig) -> Rules:
 
 def absolute(uri: str) -> str:
     """A local path made absolute: replicas have another working folder."""
-    storage = open_storage(uri)
-    return storage.root if storage.is_local else uri
+    return uri if is_remote(uri) else open_storage(uri).root
+
+
+def is_remote(uri: str) -> bool:
+    """Whether it is an address and no path; told by its looks, so that a config can be made without a network."""
+    return "://" in uri and not uri.startswith("file://")
 
 
 def offered_card(config: ServingConfig, *, weights: str) -> ModelCard:

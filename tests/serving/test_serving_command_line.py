@@ -64,6 +64,38 @@ def test_build_prints_a_config_that_ray_serve_validates_and_builds(
     assert built._bound_deployment.name == "Ingress"
 
 
+_ON_KUBERNETES = ["--kuberay", "--image", "registry/cvx:1", "--weights", "s3://models/5b", "--results", "s3://jobs"]
+
+
+def test_a_ray_service_carries_the_same_serve_config(capfd: pytest.CaptureFixture[str]) -> None:
+    words = [*_ON_KUBERNETES, "--database", "postgresql://cvx@db/jobs", "--drain-seconds", "75"]
+    words += ["--denoiser.num-gpus", "2", "--denoiser.min-replicas", "0", "--denoiser.max-replicas", "3"]
+    assert main(["build", "toy", *words]) == 0
+    manifest = yaml.safe_load(capfd.readouterr().out)
+    cluster = manifest["spec"]["rayClusterConfig"]
+    document = yaml.safe_load(manifest["spec"]["serveConfigV2"])
+    assert (manifest["apiVersion"], manifest["kind"]) == ("ray.io/v1", "RayService")
+    assert document["applications"][0]["args"]["config"]["denoiser"]["max_replicas"] == 3
+    assert document["http_options"]["host"] == "0.0.0.0"  # noqa: S104
+    groups = {group["groupName"]: group for group in cluster["workerGroupSpecs"]}
+    assert (groups["denoisers"]["minReplicas"], groups["denoisers"]["maxReplicas"]) == (0, 3)
+    pod = groups["denoisers"]["template"]["spec"]
+    assert pod["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == "2"
+    assert pod["terminationGracePeriodSeconds"] > 75
+
+
+def test_a_ray_service_keeps_nothing_in_a_pod(capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["build", "toy", *_ON_KUBERNETES]) == 1
+    assert "must outlive its pod" in capfd.readouterr().err
+
+
+def test_the_openapi_document_in_docs_is_current(capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["openapi"]) == 0
+    written = Path(__file__).parents[2] / "docs" / "openapi.json"
+    hint = "write it anew: python -m serving openapi > docs/openapi.json"
+    assert json.loads(written.read_text()) == json.loads(capfd.readouterr().out), hint
+
+
 def test_configs_are_listed_as_json_too(capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["configs", "--json"]) == 0
     assert json.loads(capfd.readouterr().out) == {"configs": ["smoke", "toy"]}
