@@ -76,7 +76,7 @@ def test_a_ray_service_carries_the_same_serve_config(capfd: pytest.CaptureFixtur
     document = yaml.safe_load(manifest["spec"]["serveConfigV2"])
     assert (manifest["apiVersion"], manifest["kind"]) == ("ray.io/v1", "RayService")
     assert document["applications"][0]["args"]["config"]["denoiser"]["max_replicas"] == 3
-    assert document["http_options"]["host"] == "0.0.0.0"  # noqa: S104
+    assert document["http_options"]["host"] == "0.0.0.0"
     groups = {group["groupName"]: group for group in cluster["workerGroupSpecs"]}
     assert (groups["denoisers"]["minReplicas"], groups["denoisers"]["maxReplicas"]) == (0, 3)
     pod = groups["denoisers"]["template"]["spec"]
