@@ -9,49 +9,18 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from cogvideox.text_encoder import HashTextEncoder
 from cogvideox.variants import TOY
-from groundwork.errors import InputError, RunError
+from groundwork.errors import RunError
 from groundwork.storage import open_storage
 from serving import results
 from serving.app import create_app
 from serving.card import ModelCard
 from serving.desk import Desk, Rules
-from serving.jobs.job import Event, Lease, Stage
+from serving.jobs.job import Lease
 from serving.jobs.sql import SqlJobStore
 from serving.keys import ApiKey, Gate, new_key
 from serving.scheduling import Limits
-
-
-class LocalJobs:
-    """The real store, without the actor before it; `broken` is what it fails with."""
-
-    def __init__(self, store: SqlJobStore) -> None:
-        self.store = store
-        self.broken: Exception | None = None
-        self.waiting_for: list[Stage] = []
-
-    async def call(self, method: str, *args: Any, **kwargs: Any) -> Any:
-        if self.broken is not None:
-            raise self.broken
-        return getattr(self.store, method)(*args, **kwargs)
-
-    async def events(self, job_id: str, *, after: int) -> list[Event]:
-        return self.store.events(job_id, after=after)
-
-    async def cold(self) -> list[Stage]:
-        return self.waiting_for
-
-
-class LocalPrompts:
-    """The toy's text encoder, without the deployment around it."""
-
-    async def accept(self, prompts: list[str]) -> None:
-        try:
-            HashTextEncoder(TOY.text).encode(prompts)
-        except ValueError as error:
-            raise InputError(str(error)) from error
-
+from tests.support.local_service import LocalJobs, LocalPrompts
 
 RULES = Rules(limits=Limits(max_queued_jobs=3), webhooks=True, private_addresses=True)
 

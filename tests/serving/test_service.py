@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import time
@@ -243,3 +244,33 @@ def test_jobs_go_on_when_the_service_is_stopped_and_started_again(
     assert 5 <= video["x"]["resumed_from_step"] < 60  # nothing is repeated after an orderly stop
     assert video["x"]["latent_sha256"] == undisturbed["latent_sha256"]
     assert wait_for(service.url, queued)["status"] == "completed"
+
+
+def test_the_page_makes_and_shows_a_video_in_a_browser(url: str) -> None:
+    """Keyboard alone: prompt, Ctrl-Enter, a preview while it is made, a player that plays, delete."""
+    browser_path = shutil.which("chromium") or shutil.which("google-chrome")
+    if browser_path is None:
+        pytest.skip("no Chromium is installed: the page is not looked at")
+    sync_api = pytest.importorskip("playwright.sync_api")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=browser_path, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 390, "height": 844})
+        wrong: list[str] = []
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        page.goto(url)
+        page.wait_for_selector("select[name=size] option", state="attached")
+        page.fill("textarea[name=prompt]", "a bunny seen by a browser")
+        page.fill("input[name=num_inference_steps]", "40")
+        page.select_option("select[name=num_frames]", "9")
+        page.press("textarea[name=prompt]", "Control+Enter")
+        card = page.locator("#videos li").first
+        sync_api.expect(card).to_contain_text("a bunny seen by a browser")
+        sync_api.expect(card.locator("img")).to_be_visible(timeout=30_000)
+        sync_api.expect(card.locator("video")).to_be_visible(timeout=60_000)
+        page.wait_for_function("document.querySelector('#videos video').readyState >= 2", timeout=30_000)
+        assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+        made = page.locator("#videos li").count()
+        card.get_by_role("button", name="Delete").press("Enter")
+        sync_api.expect(page.locator("#videos li")).to_have_count(made - 1)
+        assert wrong == []
+        browser.close()
