@@ -38,7 +38,7 @@ def _extras(job: Job, expected: Estimate | None) -> Extras:
         num_frames=settings.num_frames,
         fps=settings.fps,
         duration_seconds=settings.num_frames / settings.fps,
-        steps=settings.steps,
+        steps=settings.steps_to_run,
         step=job.step,
         stage=_stage(job),
         guidance_scale=settings.guidance_scale,

@@ -134,7 +134,7 @@ class Desk:
         return Quote(
             id=quote_id,
             expires_at=int(time.time() + _QUOTE_SECONDS),
-            denoise_pflop=terms.step_tflop * settings.steps / 1000,
+            denoise_pflop=terms.step_tflop * settings.steps_to_run / 1000,
             gpu_seconds=seconds,
             wait_seconds=expected.wait_seconds,
             eta_seconds=expected.eta_seconds,

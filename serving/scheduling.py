@@ -228,4 +228,4 @@ def progress_percent(job: Job) -> int:
     """0 to 100: denoising counts up to 95, decoding and encoding are the rest; 100 means that the file is there."""
     if job.status == "completed":
         return 100
-    return min(95, 95 * job.step // job.settings.steps)
+    return min(95, 95 * job.step // job.settings.steps_to_run)

@@ -63,7 +63,7 @@ def expect(
     decode = ledger.Speeds(connection, "decode").seconds(shape, units=pixels_of(settings))
     new = scheduling.new_contender(
         terms,
-        rest_seconds=settings.steps * speeds.seconds(shape, units=terms.step_tflop),
+        rest_seconds=settings.steps_to_run * speeds.seconds(shape, units=terms.step_tflop),
         after_seconds=decode,
         served=ledger.served(connection, terms.owner),
         now=now,

@@ -56,6 +56,13 @@ class JobSettings(FrozenModel):
     adapters: tuple[Adapter, ...] = ()
     """Worn all at once; their changes add up."""
 
+    @property
+    def steps_to_run(self) -> int:
+        """Of `steps`; fewer where a video is only partly redrawn: its first steps are left out."""
+        if self.reference is None or self.reference.kind == "image":
+            return self.steps
+        return max(1, int(self.steps * self.reference.strength))
+
 
 class Webhook(FrozenModel):
     """Where the end of a job is told."""

@@ -86,9 +86,9 @@ class SqlJobStore(JobRows):
                     idempotency_key=terms.idempotency_key,
                     request_sha256=terms.request_sha256,
                     deadline=terms.deadline,
-                    steps=settings.steps,
+                    steps=settings.steps_to_run,
                     shape=admission.shape_of(settings),
-                    step_seconds=new.rest_seconds / settings.steps,
+                    step_seconds=new.rest_seconds / settings.steps_to_run,
                     decode_seconds=new.after_seconds,
                 )
             )

@@ -152,9 +152,9 @@ def is_good(found: dict[str, Any]) -> bool:
 
 @contextmanager
 def small_disk(folder: Path) -> Any:
-    """A disk of 1 MB; needs the right to mount."""
+    """A disk of 8 MB; needs the right to mount."""
     folder.mkdir()
-    run_quietly(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)])
+    run_quietly(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(folder)])
     try:
         yield folder
     finally:

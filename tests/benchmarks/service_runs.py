@@ -41,9 +41,7 @@ class Service:
 
     def start(self) -> None:
         """Returns once it answers."""
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+        port = free_port()
         self.url = f"http://127.0.0.1:{port}"
         words = [sys.executable, "-m", "serving", "run", self._config, "--weights", str(self._weights)]
         words += ["--port", str(port), "--state-dir", str(self._state)]
@@ -94,6 +92,13 @@ class Service:
             except psutil.Error:
                 continue
         return found
+
+
+def free_port() -> int:
+    """One that nobody listens at now."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
 
 
 def with_gone(call: Any) -> None:

@@ -10,6 +10,7 @@ from serving.jobs.job import (
     JobTerms,
     KeyReusedError,
     LeaseLostError,
+    Reference,
     RefusedError,
     Webhook,
 )
@@ -125,6 +126,13 @@ def test_what_cannot_be_done_in_time_is_refused_before_it_waits(store: JobStore,
     assert (late.value.code, late.value.retry_after_seconds) == ("deadline_unmeetable", None)
     assert [job.id for job in store.page(after=None, limit=10, order="asc")[0]] == ["a"]
     store.create("b", settings, JobTerms(deadline=1_000_300.0), limits=Limits(owner_seconds_per_day=80))
+
+
+def test_a_video_that_is_partly_redrawn_costs_the_steps_that_run(store: JobStore, settings: JobSettings) -> None:
+    store.timed("denoise", settings, units=1.0, seconds=10.0)
+    redrawn = settings.model_copy(update={"reference": Reference(kind="video", sha256="r", strength=0.5)})
+    seconds, _ = store.quote("q", redrawn, JobTerms(), limits=Limits(), seconds=60)
+    assert (redrawn.steps, redrawn.steps_to_run, seconds) == (4, 2, 20.0)
 
 
 def test_a_quote_is_honoured_once_and_for_its_own_request(store: JobStore, settings: JobSettings) -> None:
