@@ -32,7 +32,7 @@ from serving.keys import new_key
 from tests.benchmarks.service_runs import Service, make_weights
 
 KEYS = {"flood": 10.0, "ann": 1.0, "bob": 1.0, "cem": 1.0}
-DRAFT, FILM = {"num_frames": 9, "num_inference_steps": 4}, {"num_frames": 17, "num_inference_steps": 20}
+DRAFT, FILM = {"num_frames": 9, "num_inference_steps": 20}, {"num_frames": 17, "num_inference_steps": 80}
 PROMPT = "a bunny in a meadow"
 
 

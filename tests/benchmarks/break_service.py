@@ -170,11 +170,10 @@ def full_disk(weights: Path, base: Path, *, expected: dict[str, Any]) -> dict[st
         video_id = create(service.url, "full", seed=21, num_inference_steps=STEPS)["id"]
         wait_for(service.url, video_id, step=EVERY + 1)
         ballast = disk / "ballast"
-        with ballast.open("wb") as file:
+        with ballast.open("wb", buffering=0) as file:
             try:
                 while True:
                     file.write(b"0" * 4096)
-                    file.flush()
             except OSError:
                 pass
         wait_for(service.url, video_id, step=STEPS // 2)
