@@ -11,6 +11,7 @@ from ray.serve.handle import DeploymentHandle
 
 from groundwork import media
 from groundwork.storage import Storage, open_storage
+from groundwork.telemetry import configure_logging
 from serving import results
 from serving.jobs.deployment import JobsClient
 from serving.jobs.job import Job
@@ -50,6 +51,7 @@ class Decoder:
     def __init__(
         self, jobs: DeploymentHandle, *, weights: str, results_uri: str, threads: int, lease_seconds: float
     ) -> None:
+        configure_logging()
         self._thread = ComputeThread(threads=threads)
         work = Decoding(DecodeModel.load(weights), open_storage(results_uri), thread=self._thread)
         self._worker = Worker(JobsClient(jobs), work, stage="decode", lease_seconds=lease_seconds)

@@ -18,7 +18,7 @@ from cogvideox.trajectory import Trajectory
 from groundwork.config import FrozenModel
 from groundwork.errors import StorageError
 from groundwork.storage import Storage, open_storage
-from groundwork.telemetry import get_logger
+from groundwork.telemetry import configure_logging, get_logger
 from serving import results
 from serving.jobs.deployment import JobsClient
 from serving.jobs.job import Job, JobSettings, QueueFacts, StoreDownError
@@ -80,6 +80,7 @@ class Denoising:
         state = await self._thread.run(self._first_state, held.job, trajectory)
         if state.step:
             await held.jobs.call("resumed", held.lease, step=state.step)
+            _logger.info("job=%s resumed from step %d", held.job.id, state.step)
         while not state.finished:
             started, before = time.monotonic(), state
             state = await self._thread.run(finished_step, trajectory, state)
@@ -97,7 +98,7 @@ class Denoising:
             picture = await self._thread.run(self._model.preview, trajectory.predicted(before, after))
             await self._thread.run(self._storage.write_bytes, results.preview_file(job, step), picture)
         except (StorageError, torch.OutOfMemoryError) as error:
-            _logger.warning("job %s: there is no preview after step %d: %s", job, step, error)
+            _logger.warning("job=%s there is no preview after step %d: %s", job, step, error)
             return
         url = f"/v1/videos/{job}/previews/{step}"
         await held.jobs.call("note", held.lease, name="preview", step=step, url=url)
@@ -127,7 +128,7 @@ class Denoising:
             await self._thread.run(self._storage.write_bytes, name, state.to_bytes())
         except StorageError as error:
             # A full disk costs the safety of the job, not the job.
-            _logger.warning("job %s: state after step %d is not saved: %s", held.job.id, state.step, error)
+            _logger.warning("job=%s state after step %d is not saved: %s", held.job.id, state.step, error)
             return False
         await held.report(checkpoint=name)
         if held.checkpoint is not None:
@@ -140,7 +141,7 @@ class Denoising:
             try:
                 return SamplerState.from_bytes(self._storage.read_bytes(job.checkpoint), device=device())
             except StorageError as error:
-                _logger.warning("job %s starts over, its saved state cannot be read: %s", job.id, error)
+                _logger.warning("job=%s starts over, its saved state cannot be read: %s", job.id, error)
         return trajectory.start()
 
     def _store_latent(self, job: Job, latent: Tensor) -> tuple[str, str]:
@@ -176,6 +177,7 @@ class Denoiser:
         clear_queue_seconds: float,
         trial: Trial,
     ) -> None:
+        configure_logging()
         self._thread = ComputeThread(threads=threads)
         self._jobs = JobsClient(jobs)
         self._clear_queue_seconds = clear_queue_seconds

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from groundwork.storage import Storage
+from groundwork.telemetry import get_logger
 from serving import addresses, results, scheduling
 from serving.answers import model_object, video_object
 from serving.card import ModelCard, Size
@@ -39,6 +40,7 @@ from serving.upsampling import Upsampling, write_out
 
 MOST_REFERENCE_BYTES = 64 << 20
 _QUOTE_SECONDS = 60.0
+_logger = get_logger("serving.desk")
 
 
 class Jobs(Protocol):
@@ -118,6 +120,8 @@ class Desk:
             raise await self._refused(error) from error
         if accepted.job.id != job_id:
             await self._drop(job_id, reference)
+        made = "found again" if accepted.replayed else "accepted"
+        _logger.info("job=%s owner=%s %s", accepted.job.id, asked.client.name or "-", made)
         return await self._video(accepted.job), accepted.replayed
 
     async def quote(self, asked: Asked) -> Quote:
@@ -188,11 +192,13 @@ class Desk:
     async def cancel(self, video_id: str, client: Client = ANYONE) -> VideoObject:
         """Stop a job; a final one stays as it is. Raises JobNotFoundError."""
         job: Job = await self._jobs.call("cancel", video_id, owner=client.owner)
+        _logger.info("job=%s cancel asked for, it is %s", video_id, job.status)
         return video_object(job)
 
     async def delete(self, video_id: str, client: Client = ANYONE) -> VideoDeleted:
         """Remove a job, live or final, with its files. Raises JobNotFoundError."""
         await self._jobs.call("delete", video_id, owner=client.owner)
+        _logger.info("job=%s deleted", video_id)
         await asyncio.to_thread(self.storage.delete_tree, results.folder(video_id))
         return VideoDeleted(id=video_id)
 

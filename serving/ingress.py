@@ -9,6 +9,7 @@ from ray import serve
 from ray.serve.handle import DeploymentHandle
 
 from groundwork.storage import open_storage
+from groundwork.telemetry import configure_logging
 from serving.app import create_app
 from serving.card import ModelCard
 from serving.desk import Desk, Rules
@@ -32,6 +33,7 @@ class Ingress:
         keys: Sequence[ApiKey],
         rules: Rules,
     ) -> None:
+        configure_logging()
         storage = open_storage(results_uri)
         self._desk = Desk(JobsClient(jobs), TextClient(text), card=card, storage=storage, rules=rules)
         self._gate = Gate(keys)

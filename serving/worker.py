@@ -132,14 +132,19 @@ class Worker:
         lease = Lease(job_id=job.id, epoch=job.epoch)
         held = Held(job, lease, self._jobs, self._lease_seconds, lambda: self._stopping, job.checkpoint)
         heart = asyncio.create_task(_beat(held))
+        said = {"job": job.id, "stage": self._stage, "attempt": job.attempt}
+        _logger.info("job=%(job)s stage=%(stage)s attempt=%(attempt)d taken up", said)
         try:
             await self._work(held)
+            _logger.info("job=%(job)s stage=%(stage)s left after %(seconds).1f s", said | {"seconds": held.seconds})
         except Released:
             await self._jobs.call("release", lease, preempted=held.makes_room)
+            why = "to let another pass" if held.makes_room else "because the worker stops"
+            _logger.info("job=%(job)s stage=%(stage)s given back %(why)s", said | {"why": why})
         except (LeaseLostError, StoreDownError) as error:
-            _logger.warning("job %s: %s", job.id, error.message)
+            _logger.warning("job=%s epoch=%d %s", job.id, job.epoch, error.message)
         except Exception as error:
-            _logger.exception("job %s failed", job.id)
+            _logger.exception("job=%s failed", job.id)
             await self._fail(lease, error)
         finally:
             heart.cancel()
@@ -151,7 +156,7 @@ class Worker:
         try:
             await self._jobs.call("fail", lease, code=code, message=str(error)[:500])
         except (LeaseLostError, StoreDownError) as lost:
-            _logger.warning("job %s: %s", lease.job_id, lost.message)
+            _logger.warning("job=%s %s", lease.job_id, lost.message)
 
 
 async def _beat(held: Held) -> None:

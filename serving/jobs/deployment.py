@@ -16,6 +16,7 @@ from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
 from groundwork.storage import open_storage
+from groundwork.telemetry import configure_logging
 from serving.jobs.housekeeping import Housekeeping
 from serving.jobs.job import STAGES, Event, Job, Lease, Orders, Stage, StoreDownError
 from serving.jobs.sql import SqlJobStore
@@ -55,6 +56,7 @@ class Jobs:
         webhook_secret_env: str | None,
         private_addresses: bool,
     ) -> None:
+        configure_logging()
         self._store = SqlJobStore(
             database, max_losses=max_losses, slice_seconds=slice_seconds, retention_seconds=retention_seconds
         )

@@ -65,7 +65,7 @@ class Housekeeping:
         again = None if arrived else next_attempt_seconds(delivery.attempts + 1)
         if not arrived:
             when = "not again" if again is None else f"again in {again:.0f} s"
-            _logger.warning("webhook %s of job %s: answer %s, %s", delivery.id, delivery.job_id, status, when)
+            _logger.warning("job=%s webhook=%s answer %s, %s", delivery.job_id, delivery.id, status, when)
         await self._call("delivered", delivery.id, again_in_seconds=again)
 
     async def _sweep(self) -> None:
@@ -75,4 +75,4 @@ class Housekeeping:
         for job_id in await self._call("expired"):
             await asyncio.to_thread(self._storage.delete_tree, results.folder(job_id))
             await self._call("files_gone", job_id)
-            _logger.info("files of job %s are removed", job_id)
+            _logger.info("job=%s its files are removed", job_id)
