@@ -78,6 +78,8 @@ class ServingConfig(FrozenModel):
     """A job is denoised for so long before it makes room for a shorter one."""
     retention_hours: float = Field(default=168.0, gt=0)
     """How long the files of a finished video are kept."""
+    history_days: float = Field(default=90.0, gt=0)
+    """How long a finished job is remembered after its end, without its files."""
     api_keys: tuple[ApiKey, ...] = ()
     """Who may use the service, with shares and limits; made by 'serving key NAME'. Empty: everyone who reaches it."""
     webhook_secret_env: str | None = None

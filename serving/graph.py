@@ -67,6 +67,7 @@ def build_app(arguments: ServiceArguments) -> Any:
         max_losses=config.max_losses,
         slice_seconds=config.slice_seconds,
         retention_seconds=config.retention_hours * 3600,
+        history_seconds=config.history_days * 86_400,
         webhook_secret_env=config.webhook_secret_env,
         private_addresses=config.allow_private_addresses,
     )

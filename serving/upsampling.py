@@ -44,6 +44,8 @@ async def write_out(prompt: str, settings: Upsampling) -> str:
             {"role": "user", "content": prompt},
         ],
         "temperature": 0.6,
+        "top_p": 0.95,
+        "seed": 0,
         "max_tokens": settings.words * 4,
     }
     try:

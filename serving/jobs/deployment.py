@@ -38,6 +38,7 @@ _SILENT = (
     "count",
     "tallies",
     "timed",
+    "unknown",
 )  # these change nothing
 
 
@@ -53,12 +54,17 @@ class Jobs:
         max_losses: int,
         slice_seconds: float,
         retention_seconds: float,
+        history_seconds: float,
         webhook_secret_env: str | None,
         private_addresses: bool,
     ) -> None:
         configure_logging()
         self._store = SqlJobStore(
-            database, max_losses=max_losses, slice_seconds=slice_seconds, retention_seconds=retention_seconds
+            database,
+            max_losses=max_losses,
+            slice_seconds=slice_seconds,
+            retention_seconds=retention_seconds,
+            history_seconds=history_seconds,
         )
         self._writer = ThreadPoolExecutor(4 if self._store.many_writers else 1, thread_name_prefix="jobs")
         self._news = asyncio.Condition()  # there may be work, or a lease was given back

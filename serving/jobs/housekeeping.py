@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -14,7 +15,7 @@ from serving import results
 from serving.jobs.job import Delivery, QueueFacts
 from serving.webhooks import deliver, next_attempt_seconds
 
-_TIDY_SECONDS, _SWEEP_SECONDS = 1.0, 30.0
+_TIDY_SECONDS, _SWEEP_SECONDS, _SEARCH_SECONDS = 1.0, 30.0, 3600.0
 _logger = get_logger("serving.housekeeping")
 
 
@@ -33,13 +34,14 @@ class Housekeeping:
     ) -> None:
         self._call, self._storage, self._wake = call, storage, wake
         self._webhook_secret, self._private_addresses = webhook_secret, private_addresses
-        self._swept = 0.0
+        self._swept, self._searched = -math.inf, -math.inf
+        self._suspects: frozenset[str] = frozenset()
 
     async def run(self) -> None:
         """Until cancelled; a round that fails is logged, and the next one comes."""
         while True:
             await asyncio.sleep(_TIDY_SECONDS)
-            for duty in (self._tidy, self._send, self._sweep):
+            for duty in (self._tidy, self._send, self._sweep, self._search):
                 try:
                     await duty()
                 except PlatformError as error:
@@ -76,3 +78,20 @@ class Housekeeping:
             await asyncio.to_thread(self._storage.delete_tree, results.folder(job_id))
             await self._call("files_gone", job_id)
             _logger.info("job=%s its files are removed", job_id)
+        await self._call("forget")
+
+    async def _search(self) -> None:
+        """Folders of no job: what a worker wrote that came late, or a request whose ingress died before it was noted.
+
+        Only what was of no job an hour ago as well goes: a request stores what it starts from before its job is made.
+        """
+        if time.monotonic() - self._searched < _SEARCH_SECONDS:
+            return
+        self._searched = time.monotonic()
+        files = await asyncio.to_thread(self._storage.list, "jobs")
+        found = {name.split("/")[1] for name in files if name.count("/") > 1}
+        unknown = frozenset(await self._call("unknown", sorted(found)))
+        for job_id in unknown & self._suspects:
+            await asyncio.to_thread(self._storage.delete_tree, results.folder(job_id))
+            _logger.info("job=%s is not known, its folder is removed", job_id)
+        self._suspects = unknown - self._suspects

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from serving.jobs.store import Order
 from serving.jobs.tables import DELIVERIES, EVENTS, JOBS, open_engine, to_event, to_job
 from serving.scheduling import Estimate, Limits
 
+_FORGOTTEN_AT_ONCE = 500
 _DELIVERY_SECONDS = 60.0  # who takes a webhook to send it and is not heard of again has lost it
 
 
@@ -42,11 +43,12 @@ class SqlJobStore(JobRows):
         max_losses: int = 5,
         slice_seconds: float = 30.0,
         retention_seconds: float = 7 * 86_400.0,
+        history_seconds: float = 90 * 86_400.0,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._engine = open_engine(database)
         self._max_losses, self._slice_seconds = max_losses, slice_seconds
-        self._retention_seconds = retention_seconds
+        self._retention_seconds, self._history_seconds = retention_seconds, history_seconds
         self._clock = clock
 
     @property
@@ -321,6 +323,20 @@ class SqlJobStore(JobRows):
     def files_gone(self, job_id: str) -> None:
         with self._transaction() as db:
             self._update(db, job_id, files_gone=1)
+
+    def forget(self) -> int:
+        old = and_(JOBS.c.files_gone == 1, JOBS.c.completed_at < self._clock() - self._history_seconds)
+        with self._transaction() as db:
+            ids = [row.id for row in db.execute(select(JOBS.c.id).where(old).limit(_FORGOTTEN_AT_ONCE))]
+            db.execute(EVENTS.delete().where(EVENTS.c.job_id.in_(ids)))
+            db.execute(DELIVERIES.delete().where(DELIVERIES.c.job_id.in_(ids)))
+            db.execute(JOBS.delete().where(JOBS.c.id.in_(ids)))
+            return len(ids)
+
+    def unknown(self, job_ids: Sequence[str]) -> list[str]:
+        with self._transaction() as db:
+            known = {row.id for row in db.execute(select(JOBS.c.id).where(JOBS.c.id.in_(job_ids)))}
+        return [job_id for job_id in job_ids if job_id not in known]
 
     def next_expiry(self) -> float | None:
         with self._transaction() as db:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, Protocol
 
 from serving.jobs.job import (
@@ -137,6 +138,12 @@ class JobStore(Protocol):
 
     def files_gone(self, job_id: str) -> None:
         """The files of a job were removed."""
+
+    def forget(self) -> int:
+        """Remove final jobs whose history has been kept long enough, with all that hangs on them; how many."""
+
+    def unknown(self, job_ids: Sequence[str]) -> list[str]:
+        """Those of the ids that no job has."""
 
     def next_expiry(self) -> float | None:
         """When the next lease expires, None when there is none."""
