@@ -31,16 +31,15 @@ class Adapters:
             self._load(name)
         return self._sha256[name]
 
-    def put_on(self, denoisers: Sequence[Denoiser], wanted: Sequence[Adapter]) -> ExitStack:
-        """Add the adapters to every denoiser's weights; closing what is returned restores the former bits.
+    def put_on(self, denoiser: Denoiser, wanted: Sequence[Adapter]) -> ExitStack:
+        """Add the adapters to the denoiser's weights; closing what is returned restores the former bits.
 
         Raises WeightsError, with nothing changed, when one is unknown or does not fit.
         """
         with ExitStack() as worn:
             for adapter in wanted:
                 loaded = self._load(adapter.name)
-                for denoiser in denoisers:
-                    worn.callback(merge_lora(denoiser, loaded, strength=adapter.scale).unmerge)
+                worn.callback(merge_lora(denoiser, loaded, strength=adapter.scale).unmerge)
             return worn.pop_all()
 
     def _load(self, name: str) -> Loaded:

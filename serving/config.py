@@ -32,12 +32,15 @@ class Replicas(FrozenModel):
 class ElasticReplicas(FrozenModel):
     """How much of the cluster the denoisers take, and when there are more of them."""
 
+    ranks: int = Field(default=1, ge=1)
+    """Processes, on one machine, that one replica spans. An even number: half of them for each half of guidance; the
+    ranks of one half share its rows of tokens, so their number must divide the denoiser's attention heads."""
     num_cpus: float = Field(default=1.0, ge=0)
-    """Logical CPUs that one replica reserves."""
+    """Logical CPUs that one replica, or each of its ranks, reserves."""
     num_gpus: float = Field(default=0, ge=0)
-    """GPUs that one replica reserves; with any, it computes there. With 2, each takes one half of guidance."""
+    """GPUs that one replica, or each of its ranks, reserves; with any, it computes there."""
     threads: int = Field(default=2, ge=1)
-    """Threads that torch computes with in one replica."""
+    """Threads that torch computes with in one replica, or each of its ranks."""
     min_replicas: int = Field(default=1, ge=0)
     """Never fewer. With 0 the last one goes when there is nothing to do, and the first job brings one back."""
     max_replicas: int = Field(default=1, ge=1)
@@ -46,10 +49,24 @@ class ElasticReplicas(FrozenModel):
     """There are as many replicas as finish what is outstanding in this time."""
 
     @model_validator(mode="after")
-    def _ordered(self) -> Self:
+    def _consistent(self) -> Self:
+        if self.num_gpus > 1:
+            raise ValueError(f"num_gpus={self.num_gpus}: a rank computes on one GPU; for more give ranks")
+        if self.ranks > 1 and not self.num_cpus and not self.num_gpus:
+            raise ValueError(f"ranks={self.ranks}: each must reserve something; give num_cpus or num_gpus")
         if self.max_replicas < self.min_replicas:
             raise ValueError(f"max_replicas={self.max_replicas}: must be at least min_replicas={self.min_replicas}")
         return self
+
+    @property
+    def replica_cpus(self) -> float:
+        """Logical CPUs of one replica, all its ranks together."""
+        return self.ranks * self.num_cpus
+
+    @property
+    def replica_gpus(self) -> float:
+        """GPUs of one replica, all its ranks together."""
+        return self.ranks * self.num_gpus
 
 
 class ServingConfig(FrozenModel):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 _KINDS = {
     400: "invalid_request_error",
@@ -27,7 +28,14 @@ class RequestError(Exception):
         self.status, self.code, self.message, self.param = status, code, message, param
         self.headers = dict(headers)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _again, (self.status, self.code, self.message, self.param, self.headers)
+
     @property
     def kind(self) -> str:
         """OpenAI's error `type`."""
         return _KINDS.get(self.status, "server_error" if self.status >= 500 else "invalid_request_error")
+
+
+def _again(status: int, code: str, message: str, param: str | None, headers: Mapping[str, str]) -> RequestError:
+    return RequestError(status, code, message, param=param, headers=headers)

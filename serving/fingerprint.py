@@ -5,14 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cogvideox
+from cogvideox.ranks import Split
 from groundwork.config import FrozenModel
 from serving.jobs.job import JobSettings
 
@@ -37,7 +38,14 @@ class Machine(FrozenModel):
     attention: str
     """Backend of torch's attention."""
     layout: str
-    """How the work is split: threads on a CPU, guidance's halves on two devices."""
+    """How the work is split: threads on a CPU, halves of guidance, parts of a row of tokens."""
+
+
+class Maker(NamedTuple):
+    """Who took the steps from `from_step` (done before) on."""
+
+    from_step: int
+    fingerprint: str
 
 
 def fingerprint(
@@ -57,7 +65,21 @@ def fingerprint(
     return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
 
 
-def this_machine(*, device: Any, precision: str, num_devices: int = 1) -> Machine:
+def continued(made_by: Sequence[Maker], own: str, *, from_step: int) -> list[Maker]:
+    """`made_by` when a job that they took as far as `from_step` is taken on by `own`."""
+    if made_by and made_by[-1].fingerprint == own:
+        return list(made_by)
+    return [*made_by, Maker(from_step, own)]
+
+
+def of_makers(made_by: Sequence[Maker]) -> str:
+    """The fingerprint of a latent: its maker's, or a hash over all of them and where each took over."""
+    if len(made_by) == 1 and made_by[0].from_step == 0:
+        return made_by[0].fingerprint
+    return f"sha256:{hashlib.sha256(json.dumps(made_by).encode()).hexdigest()}"
+
+
+def this_machine(*, device: Any, precision: str, split: Split) -> Machine:
     """Of the calling process and thread; `device` is torch's."""
     import torch
 
@@ -76,7 +98,7 @@ def this_machine(*, device: Any, precision: str, num_devices: int = 1) -> Machin
         device=name,
         precision=precision,
         attention="sdpa:" + "+".join(kernels),
-        layout=f"threads={threads},devices={num_devices}",
+        layout=f"threads={threads},halves={split.halves},parts={split.parts}",
     )
 
 

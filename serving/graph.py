@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from cogvideox.ranks import Split
 from groundwork.config import FrozenModel
 from groundwork.errors import RunError
 from groundwork.storage import open_storage
@@ -81,6 +82,7 @@ def build_app(arguments: ServiceArguments) -> Any:
         threads=config.denoiser.threads,
         checkpoint_every_steps=config.checkpoint_every_steps,
         loras={name: absolute(uri) for name, uri in config.loras.items()},
+        ranks=_ranks(config.denoiser),
         clear_queue_seconds=config.denoiser.clear_queue_seconds,
         trial=_trial(card),
         **common,
@@ -155,6 +157,10 @@ def offered_card(config: ServingConfig, *, weights: str) -> ModelCard:
     from serving.model import read_card
 
     variant = read_card(weights)
+    try:
+        Split.of(config.denoiser.ranks).check(heads=variant.denoiser.num_heads)
+    except ValueError as error:
+        raise RunError(f"denoiser.{error}.", "Change denoiser.ranks.") from error
     for name, uri in config.loras.items():
         if not open_storage(uri).exists(""):
             raise RunError(f"There is no adapter {name!r} at {uri}.", "Give the file or folder that training wrote.")
@@ -177,10 +183,28 @@ def _bound(
     """A deployment with its share of the cluster and its constructor's arguments."""
     return deployment.options(
         **_how_many(replicas),
-        ray_actor_options={"num_cpus": replicas.num_cpus, "num_gpus": replicas.num_gpus},
+        **_resources(replicas),
         graceful_shutdown_timeout_s=config.drain_seconds,
         health_check_period_s=_HEALTH_CHECK_SECONDS,
     ).bind(*args, **kwargs)
+
+
+def _resources(replicas: Replicas | ElasticReplicas) -> dict[str, Any]:
+    """What one replica reserves; with ranks all on one machine, where they exchange much."""
+    if isinstance(replicas, Replicas) or replicas.ranks == 1:
+        return {"ray_actor_options": {"num_cpus": replicas.num_cpus, "num_gpus": replicas.num_gpus}}
+    bundles = _ranks(replicas).bundles
+    return {
+        "ray_actor_options": {"num_cpus": bundles[0]["CPU"]},
+        "placement_group_bundles": bundles,
+        "placement_group_strategy": "STRICT_PACK",
+    }
+
+
+def _ranks(replicas: ElasticReplicas) -> Any:
+    from serving.ranks import RankShares
+
+    return RankShares(Split.of(replicas.ranks), num_cpus=replicas.num_cpus, num_gpus=replicas.num_gpus)
 
 
 def _how_many(replicas: Replicas | ElasticReplicas) -> dict[str, Any]:

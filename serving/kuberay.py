@@ -61,13 +61,13 @@ def _groups(config: ServingConfig, *, image: str, port: int) -> list[dict[str, A
     cpus = sum(part.num_cpus * part.replicas for part in parts) + _OTHERS_CPUS
     gpus = sum(part.num_gpus * part.replicas for part in parts)
     if not elastic:
-        cpus += denoiser.num_cpus * denoiser.max_replicas
+        cpus += denoiser.replica_cpus * denoiser.max_replicas
     groups = [_group("base", config, image=image, port=port, cpus=cpus, gpus=gpus, fewest=1, most=2)]
     if elastic:
-        share = min(1.0, denoiser.num_gpus)
+        share = min(1.0, denoiser.replica_gpus)
         fewest, most = (math.ceil(count * share) for count in (denoiser.min_replicas, denoiser.max_replicas))
-        cpus = denoiser.num_cpus + _OTHERS_CPUS
-        size: dict[str, Any] = {"cpus": cpus, "gpus": denoiser.num_gpus, "fewest": fewest, "most": most}
+        cpus = denoiser.replica_cpus + _OTHERS_CPUS
+        size: dict[str, Any] = {"cpus": cpus, "gpus": denoiser.replica_gpus, "fewest": fewest, "most": most}
         groups.append(_group("denoisers", config, image=image, port=port, **size))
     return groups
 

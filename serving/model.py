@@ -19,6 +19,7 @@ from cogvideox.autoencoder import Autoencoder
 from cogvideox.denoiser import Denoiser
 from cogvideox.encoding import encode_image, encode_video
 from cogvideox.guidance import Guidance
+from cogvideox.ranks import Groups
 from cogvideox.sampler import SamplerState
 from cogvideox.text_encoder import TextEncoder
 from cogvideox.trajectory import Settings, Trajectory
@@ -68,8 +69,8 @@ def load_text_encoder(uri: str) -> TextEncoder:
 class DenoiseModel:
     """Denoiser and card: the settings of a job become its trajectory.
 
-    `second` is a copy of the denoiser on another device for the unconditional half of guidance. `uri` is where the
-    autoencoder is read from when the first picture has to be encoded or shown.
+    `groups` are the ranks that it is spread over, this process one of them. `uri` is where the autoencoder is read
+    from when the first picture has to be encoded or shown.
     """
 
     def __init__(
@@ -79,32 +80,29 @@ class DenoiseModel:
         *,
         uri: str,
         adapters: Adapters | None = None,
-        second: Denoiser | None = None,
+        groups: Groups | None = None,
     ) -> None:
-        self._denoiser, self._card, self._uri, self._second = denoiser, card, uri, second
+        self._denoiser, self._card, self._uri, self._groups = denoiser, card, uri, groups or Groups()
+        denoiser.sequence_group = self._groups.parts
         self._adapters = adapters or Adapters({})
 
     @classmethod
-    def load(cls, uri: str, *, loras: Mapping[str, str] | None = None) -> DenoiseModel:
-        """On the GPU where there is one; on two of several, a half of guidance on each. Raises WeightsError.
+    def load(cls, uri: str, *, loras: Mapping[str, str] | None = None, groups: Groups | None = None) -> DenoiseModel:
+        """On the GPU where there is one. Raises WeightsError.
 
         `loras` are the adapters on offer, URI by name.
         """
         with local_weights(uri) as folder:
             card = load_card(folder)
-            places = [torch.device("cuda", number) for number in range(torch.cuda.device_count())][:2] or [device()]
-            copies = [
-                load_denoiser(folder / "transformer", device=place, dtype=getattr(torch, card.precision))
-                for place in places
-            ]
-        second = copies[1] if len(copies) > 1 else None
-        return cls(copies[0], card, uri=uri, adapters=Adapters(loras or {}), second=second)
+            dtype = getattr(torch, card.precision)
+            denoiser = load_denoiser(folder / "transformer", device=device(), dtype=dtype)
+        return cls(denoiser, card, uri=uri, adapters=Adapters(loras or {}), groups=groups)
 
     def guidance(self, settings: JobSettings) -> Guidance:
         """How strongly the prompt is followed.
 
         Its halves run apart, which at the sizes of real models costs nothing and takes half the memory, and so one
-        device gives the bits of two.
+        process gives the bits of two ranks.
         """
         return Guidance(scale=settings.guidance_scale, dynamic=self._card.dynamic_guidance, split=True)
 
@@ -147,7 +145,7 @@ class DenoiseModel:
             negative=negative if guidance.needs_unconditional else None,
             image=image,
             video=video,
-            second=self._second,
+            halves=self._groups.halves,
         )
 
     def step_seconds(self, settings: JobSettings) -> float:
@@ -163,8 +161,7 @@ class DenoiseModel:
 
     def put_on(self, settings: JobSettings) -> ExitStack:
         """The denoiser wears the job's adapters until what is returned is closed. Raises WeightsError."""
-        copies = [self._denoiser] if self._second is None else [self._denoiser, self._second]
-        return self._adapters.put_on(copies, settings.adapters)
+        return self._adapters.put_on(self._denoiser, settings.adapters)
 
     def adapter_sha256(self, name: str) -> str:
         """Hash of an adapter's file or folder. Raises WeightsError for an unknown name."""
@@ -175,7 +172,7 @@ class DenoiseModel:
         machine = fingerprint.this_machine(
             device=self._denoiser.out_projection.weight.device,
             precision=str(self._denoiser.out_projection.weight.dtype).removeprefix("torch."),
-            num_devices=1 if self._second is None else 2,
+            split=self._groups.split,
         )
         adapters = {adapter.name: self.adapter_sha256(adapter.name) for adapter in settings.adapters}
         return fingerprint.fingerprint(

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import json
 
 import torch
 from jaxtyping import Float
 from safetensors.torch import load, save
 from torch import Tensor
 
+from cogvideox.sampler import SamplerState
+from serving.fingerprint import Maker
 from serving.jobs.job import Lease
 
 
@@ -70,3 +73,16 @@ def unpack_latent(data: bytes) -> Float[Tensor, "b c t h w"]:
     """The inverse of `pack_latent`."""
     latent: Tensor = load(data)["latent"]
     return latent
+
+
+def pack_state(state: SamplerState, made_by: list[Maker]) -> bytes:
+    """A safetensors file that says what made the state."""
+    return state.to_bytes(metadata={"made_by": json.dumps(made_by)})
+
+
+def unpack_state(data: bytes, *, device: torch.device) -> tuple[SamplerState, list[Maker]]:
+    """The inverse of `pack_state`, with tensors on `device`."""
+    # safetensors reads the metadata of files, not of bytes: the header is its length in 8 bytes, then JSON.
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    made_by = [Maker(*maker) for maker in json.loads(header.get("__metadata__", {}).get("made_by", "[]"))]
+    return SamplerState.from_bytes(data, device=device), made_by

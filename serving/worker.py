@@ -37,6 +37,15 @@ class Released(Exception):  # noqa: N818 - a way to leave, not an error
     """Raised by the work when it stops early with its state saved."""
 
 
+class WorkerLostError(Exception):
+    """Raised by the work when this worker can do no more. Its job goes on elsewhere when its lease has run out;
+    with `job_error` it is the job's fault and ends it."""
+
+    def __init__(self, message: str, job_error: Exception | None = None) -> None:
+        super().__init__(message)
+        self.message, self.job_error = message, job_error
+
+
 class ComputeThread:
     """The one thread in which a replica computes, so that its event loop stays free for health checks."""
 
@@ -91,12 +100,22 @@ class Held:
 
 
 class Worker:
-    """Takes jobs of one stage, one at a time. `work` returns when the job was handed on, or raises."""
+    """Takes jobs of one stage, one at a time. `work` returns when the job was handed on, or raises.
+
+    `check` raises WorkerLostError when no more jobs can be taken.
+    """
 
     def __init__(
-        self, jobs: Jobs, work: Callable[[Held], Awaitable[None]], *, stage: Stage, lease_seconds: float
+        self,
+        jobs: Jobs,
+        work: Callable[[Held], Awaitable[None]],
+        *,
+        stage: Stage,
+        lease_seconds: float,
+        check: Callable[[], None] = lambda: None,
     ) -> None:
         self._jobs, self._work, self._stage, self._lease_seconds = jobs, work, stage, lease_seconds
+        self._check = check
         self._stopping = False
         self.busy = False
         """Whether a job is at hand."""
@@ -116,6 +135,7 @@ class Worker:
 
     async def _run(self) -> None:
         while not self._stopping:
+            self._check()
             try:
                 job = await self._jobs.claim(self._stage, worker=self.name, lease_seconds=self._lease_seconds)
             except StoreDownError as error:
@@ -143,6 +163,11 @@ class Worker:
             _logger.info("job=%(job)s stage=%(stage)s given back %(why)s", said | {"why": why})
         except (LeaseLostError, StoreDownError) as error:
             _logger.warning("job=%s epoch=%d %s", job.id, job.epoch, error.message)
+        except WorkerLostError as lost:
+            _logger.warning("job=%s epoch=%d %s", job.id, job.epoch, lost.message)
+            if lost.job_error is not None:
+                await self._fail(lease, lost.job_error)
+            raise
         except Exception as error:
             _logger.exception("job=%s failed", job.id)
             await self._fail(lease, error)

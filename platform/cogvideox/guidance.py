@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 import torch
+import torch.distributed as dist
 from jaxtyping import Float
 from torch import Tensor
 
@@ -48,20 +49,26 @@ def guided_velocity(
     negative: Float[Tensor, "b n d"] | None,
     scale: float,
     split: bool = False,
-    second: Denoiser | None = None,
+    halves: dist.ProcessGroup | None = None,
 ) -> Float[Tensor, "b c_out t h w"]:
     """unconditional + scale·(conditional - unconditional), float32 (classifier-free guidance on the velocity).
 
-    Without `negative` the conditional velocity alone. `second` is the same network on another device, where the
-    unconditional half then runs.
+    Without `negative` the conditional velocity alone. Of the two workers of `halves` the first computes the
+    unconditional half and the second the conditional, and both get the answer.
     """
     times = torch.full((model_input.shape[0],), timestep, dtype=torch.int64, device=model_input.device)
     if negative is None:
         alone: Tensor = denoiser(model_input, timestep=times, text_embedding=positive)
         return alone.float()
-    if split or second is not None:
-        unconditional = _elsewhere(second or denoiser, model_input, times, negative)
-        conditional = denoiser(model_input, timestep=times, text_embedding=positive).float()
+    if halves is not None:
+        own = denoiser(model_input, timestep=times, text_embedding=(negative, positive)[halves.rank()]).contiguous()
+        both = [torch.empty_like(own) for _ in range(2)]
+        dist.all_gather(both, own, group=halves)
+        unconditional, conditional = (velocity.float() for velocity in both)
+    elif split:
+        unconditional, conditional = (
+            denoiser(model_input, timestep=times, text_embedding=text).float() for text in (negative, positive)
+        )
     else:
         both = denoiser(
             torch.cat((model_input, model_input)),
@@ -69,12 +76,5 @@ def guided_velocity(
             text_embedding=torch.cat((negative, positive)),
         )
         unconditional, conditional = both.float().chunk(2)
-    unconditional = unconditional.to(conditional.device)
     guided: Tensor = unconditional + scale * (conditional - unconditional)
     return guided
-
-
-def _elsewhere(denoiser: Denoiser, model_input: Tensor, times: Tensor, text: Tensor) -> Tensor:
-    device = denoiser.out_projection.weight.device
-    velocity: Tensor = denoiser(model_input.to(device), timestep=times.to(device), text_embedding=text.to(device))
-    return velocity.float()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -53,13 +53,13 @@ class SamplerState:
         """Whether `latent` is the clean result."""
         return self.step >= self.num_steps
 
-    def to_bytes(self) -> bytes:
-        """The state as a safetensors file."""
+    def to_bytes(self, *, metadata: Mapping[str, str] | None = None) -> bytes:
+        """The state as a safetensors file, `metadata` in its header."""
         tensors = {"latent": self.latent.contiguous()}
         if self.previous is not None:
             tensors["previous"] = self.previous.contiguous()
         tensors["progress"] = torch.tensor([self.seed, self.step, *self.timesteps], dtype=torch.int64)
-        data: bytes = save(tensors)
+        data: bytes = save(tensors, metadata=None if metadata is None else dict(metadata))
         return data
 
     @classmethod

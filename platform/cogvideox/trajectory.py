@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import torch
+import torch.distributed as dist
 from jaxtyping import Float
 from torch import Tensor
 
@@ -35,8 +36,8 @@ class Trajectory:
     """The way of one video from noise to latent. It holds no progress: that is all in the `SamplerState`.
 
     `positive` and `negative` are text embeddings [1, n, d] (negative None: no guidance). `image` is the scaled latent
-    of a first frame [1, c, 1, h, w]; `video` the scaled latent to start from [1, c, t, h, w]. `second` is a copy of
-    the denoiser on another device for the unconditional half.
+    of a first frame [1, c, 1, h, w]; `video` the scaled latent to start from [1, c, t, h, w]. `halves` are
+    two workers on the same trajectory that each compute one half of guidance.
     """
 
     variant: Variant
@@ -46,7 +47,7 @@ class Trajectory:
     negative: Float[Tensor, "1 n d"] | None = None
     image: Float[Tensor, "1 c 1 h w"] | None = None
     video: Float[Tensor, "1 c t h w"] | None = None
-    second: Denoiser | None = None
+    halves: dist.ProcessGroup | None = None
 
     def start(self, *, noise: Float[Tensor, "1 c t h w"] | None = None) -> SamplerState:
         """The state before the first step; `noise` replaces what the seed gives (shape: `noise_shape`)."""
@@ -98,7 +99,7 @@ class Trajectory:
             negative=self.negative,
             scale=scale,
             split=guidance.split,
-            second=self.second,
+            halves=self.halves,
         )
 
     def _with_image(self, latent: Float[Tensor, "1 c t h w"]) -> Float[Tensor, "1 c_in t h w"]:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from cogvideox import CogVideoX
 from cogvideox.autoencoder import Autoencoder
+from cogvideox.ranks import Groups, Split
 from cogvideox.text_encoder import HashTextEncoder
 from cogvideox.trajectory import Settings
 from cogvideox.variants import TOY, TOY_I2V, Variant
@@ -33,6 +34,7 @@ from serving.fingerprint import content_sha256
 from serving.jobs.job import Adapter, JobSettings, Reference
 from serving.model import DenoiseModel
 from serving.references import checked
+from serving.stepper import InThread, Stepper
 from serving.worker import ComputeThread, Released
 from tests.support.denoisers import random_denoiser
 from tests.support.held import Reports, hold
@@ -79,7 +81,8 @@ def run(tmp_path: Path, thread: ComputeThread) -> Callable[..., tuple[str, Repor
     storage = open_storage(tmp_path / "results")
 
     def go(model: DenoiseModel, settings: JobSettings, *, stop_at: int | None = None, **terms: Any) -> Any:
-        work = Denoising(model, storage, text=Prompts(), thread=thread, checkpoint_every_steps=100)
+        compute = InThread(Stepper(model), thread)
+        work = Denoising(compute, storage, text=Prompts(), thread=thread, checkpoint_every_steps=100)
         checkpoint, reports = None, Reports(stop_at)
         if stop_at is not None:
             with pytest.raises(Released):
@@ -195,7 +198,7 @@ def test_an_adapter_that_is_replaced_while_the_service_runs_is_refused(tmp_path:
     assert len(set(hashes)) == 6
     lora(tmp_path / "0.safetensors", seed=9)
     with pytest.raises(WeightsError, match="was replaced"):
-        adapters.put_on([], [Adapter(name="0")])
+        adapters.put_on(random_denoiser(TOY.denoiser), [Adapter(name="0")])
     assert adapters.sha256("0") == hashes[0]
 
 
@@ -215,13 +218,6 @@ def test_previews_show_the_way_and_change_no_bit(
     assert {(picture.format, picture.size) for picture in pictures} == {("JPEG", (48, 32))}
 
 
-def test_guidance_on_two_devices_gives_the_bits_of_one(weights: Any, small: JobSettings, run: Any) -> None:
-    alone = DenoiseModel.load(str(weights(TOY)))
-    copies = [random_denoiser(TOY.denoiser) for _ in range(2)]
-    pair = DenoiseModel(copies[0], TOY, uri=str(weights(TOY)), second=copies[1])
-    assert run(pair, small)[0] == run(alone, small)[0]
-
-
 def test_the_fingerprint_tells_jobs_apart_that_differ_and_only_those(
     weights: Any, small: JobSettings, run: Any, tmp_path: Path
 ) -> None:
@@ -235,7 +231,7 @@ def test_the_fingerprint_tells_jobs_apart_that_differ_and_only_those(
     reference = small.model_copy(update={"reference": Reference(kind="video", sha256="0" * 64)})
     marks = {model.fingerprint(settings) for settings in [small, worn[0], *other, reference]}
     assert len(marks) == 6
-    pair = DenoiseModel(random_denoiser(TOY.denoiser), TOY, uri=str(weights(TOY)), second=random_denoiser(TOY.denoiser))
+    pair = DenoiseModel(random_denoiser(TOY.denoiser), TOY, uri=str(weights(TOY)), groups=Groups(Split(halves=2)))
     assert pair.fingerprint(small) != model.fingerprint(small)
     run(model, small)
     with safe_open(tmp_path / "results" / results.latent_file("a"), framework="pt") as latent:

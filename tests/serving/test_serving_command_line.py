@@ -69,7 +69,8 @@ _ON_KUBERNETES = ["--kuberay", "--image", "registry/cvx:1", "--weights", "s3://m
 
 def test_a_ray_service_carries_the_same_serve_config(capfd: pytest.CaptureFixture[str]) -> None:
     words = [*_ON_KUBERNETES, "--database", "postgresql://cvx@db/jobs", "--drain-seconds", "75"]
-    words += ["--denoiser.num-gpus", "2", "--denoiser.min-replicas", "0", "--denoiser.max-replicas", "3"]
+    words += ["--denoiser.ranks", "2", "--denoiser.num-gpus", "1"]
+    words += ["--denoiser.min-replicas", "0", "--denoiser.max-replicas", "3"]
     assert main(["build", "toy", *words]) == 0
     manifest = yaml.safe_load(capfd.readouterr().out)
     cluster = manifest["spec"]["rayClusterConfig"]
