@@ -183,13 +183,13 @@ def _bound(
     """A deployment with its share of the cluster and its constructor's arguments."""
     return deployment.options(
         **_how_many(replicas),
-        **_resources(replicas),
+        **resources(replicas),
         graceful_shutdown_timeout_s=config.drain_seconds,
         health_check_period_s=_HEALTH_CHECK_SECONDS,
     ).bind(*args, **kwargs)
 
 
-def _resources(replicas: Replicas | ElasticReplicas) -> dict[str, Any]:
+def resources(replicas: Replicas | ElasticReplicas) -> dict[str, Any]:
     """What one replica reserves; with ranks all on one machine, where they exchange much."""
     if isinstance(replicas, Replicas) or replicas.ranks == 1:
         return {"ray_actor_options": {"num_cpus": replicas.num_cpus, "num_gpus": replicas.num_gpus}}

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from serving.__main__ import main
+from serving.config import ElasticReplicas
 
 
 def test_a_port_in_use_is_named_before_anything_starts(weights: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -36,6 +37,28 @@ def test_sizes_the_model_cannot_make_are_named(
     config.write_text("sizes: [150x96]\n")
     assert main(["run", str(config), "--weights", str(weights)]) == 1
     assert "multiple of 16" in capfd.readouterr().err
+
+
+def test_ranks_that_the_model_cannot_be_split_into_are_named(
+    weights: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "ranks.yaml"
+    config.write_text("denoiser: {ranks: 4}\n")
+    assert main(["run", str(config), "--weights", str(weights)]) == 1
+    assert "3 attention heads cannot be dealt out" in capfd.readouterr().err
+    config.write_text("denoiser: {num_gpus: 2}\n")
+    assert main(["run", str(config), "--weights", str(weights)]) == 2
+    assert "for more give ranks" in capfd.readouterr().err
+
+
+def test_a_replica_of_ranks_reserves_a_bundle_for_each_on_one_machine() -> None:
+    from serving.graph import resources
+
+    alone = resources(ElasticReplicas(num_cpus=2, num_gpus=1))
+    assert alone == {"ray_actor_options": {"num_cpus": 2, "num_gpus": 1}}
+    spread = resources(ElasticReplicas(ranks=2, num_cpus=2, num_gpus=1))
+    assert spread["placement_group_bundles"] == [{"CPU": 0.1}, {"CPU": 2.0, "GPU": 1.0}, {"CPU": 2.0, "GPU": 1.0}]
+    assert (spread["placement_group_strategy"], spread["ray_actor_options"]) == ("STRICT_PACK", {"num_cpus": 0.1})
 
 
 def test_an_unknown_key_is_answered_with_the_nearest(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
