@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -134,6 +137,31 @@ def test_the_official_client_makes_fetches_lists_and_deletes_a_video(client: ope
     with pytest.raises(openai.NotFoundError) as gone:
         client.videos.retrieve(video.id)
     assert gone.value.code == "video_not_found"
+
+
+@pytest.mark.parametrize("major", ["2", "3"])
+def test_both_majors_of_the_official_client_see_the_same(url: str, major: str) -> None:
+    story = Path(__file__).parents[1] / "support" / "client_story.py"
+    path = Path(sys.prefix) / "openai-2" if major == "2" else None
+    if path is not None and not path.is_dir():
+        pytest.skip(f"there is no client of version 2 in {path}: make test puts it there")
+    environment = {**os.environ, "PYTHONPATH": str(path or "")}
+    done = subprocess.run(
+        [sys.executable, str(story), url], env=environment, capture_output=True, text=True, check=True
+    )
+    seen = json.loads(done.stdout)
+    assert seen.pop("version").startswith(f"{major}.")
+    starts = [start[:8] for start in seen.pop("files")]
+    assert (starts[0], starts[1], starts[2][:4]) == ("00000020", "52494646", "ffd8")
+    assert seen == {
+        "status": "completed",
+        "metadata": {"made": "by a test"},
+        "newest": True,
+        "remixed": ["completed", True],
+        "deleted": True,
+        "gone": [404, "video_not_found"],
+        "refused": [400, "invalid_size"],
+    }
 
 
 def test_content_comes_in_ranges_and_with_the_sha256_as_etag(url: str) -> None:
