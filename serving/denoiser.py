@@ -21,7 +21,7 @@ from groundwork.storage import Storage, open_storage
 from groundwork.telemetry import configure_logging, get_logger
 from serving import results
 from serving.jobs.deployment import JobsClient
-from serving.jobs.job import Job, JobSettings, QueueFacts, StoreDownError
+from serving.jobs.job import Job, JobSettings, Orders, QueueFacts, StoreDownError
 from serving.model import DenoiseModel
 from serving.ranks import RankActors, RankShares
 from serving.references import frames_of
@@ -85,64 +85,94 @@ class Denoising:
         return reference, saved
 
     async def _denoised(self, held: Held, progress: Progress) -> bool:
-        """Take all steps that are left; False when the job is not wanted any more."""
+        """Take all steps that are left; False when the job is not wanted any more.
+
+        What is to be said and stored of a step goes out while the next one is computed: a device never waits for it.
+        """
         if progress.step:
             await held.jobs.call("resumed", held.lease, step=progress.step)
             _logger.info("job=%s resumed from step %d", held.job.id, progress.step)
+        told = asyncio.create_task(_nothing())
         while not progress.finished:
-            started = time.monotonic()
-            progress = await self._compute.together("step")
-            if not await self._report(held, progress, step_seconds=time.monotonic() - started):
+            step = asyncio.create_task(self._step())
+            try:
+                orders = await told
+            finally:
+                await asyncio.wait([step])  # whoever leaves here leaves the device free
+            progress, seconds = step.result()
+            if orders.cancel:
                 return False
-            every = held.job.terms.preview_every
-            if every and progress.step % every == 0 and not progress.finished:
-                await self._preview(held, progress.step)
-        return True
+            if orders.release and not progress.finished:
+                await self._leave(held, progress.step)
+            told = asyncio.create_task(self._tell(held, progress, seconds, *await self._taken(held, progress)))
+        return not (await told).cancel
 
-    async def _preview(self, held: Held, step: int) -> None:
+    async def _step(self) -> tuple[Progress, float]:
+        """One more step, and its seconds."""
+        started = time.monotonic()
+        progress: Progress = await self._compute.together("step")
+        return progress, time.monotonic() - started
+
+    async def _taken(self, held: Held, progress: Progress) -> tuple[bytes | None, bytes | None]:
+        """State and picture of a step where they are due, before the next one takes its place."""
+        step, finished = progress
+        every = held.job.terms.preview_every
+        state = await self._compute.first("state") if step % self._every == 0 and not finished else None
+        if not every or step % every or finished:
+            return state, None
+        try:
+            return state, await self._compute.first("picture")
+        except torch.OutOfMemoryError as error:
+            _logger.warning("job=%s there is no preview after step %d: %s", held.job.id, step, error)
+            return state, None
+
+    async def _tell(
+        self, held: Held, progress: Progress, seconds: float, state: bytes | None, picture: bytes | None
+    ) -> Orders:
+        """Tell the store that a step is finished, and store what it left; what the store wants."""
+        orders = await held.report(step=progress.step, step_seconds=seconds)
+        if not orders.cancel and state is not None:
+            await self._save(held, progress.step, state)
+        if not orders.cancel and picture is not None:
+            await self._show(held, progress.step, picture)
+        return orders
+
+    async def _leave(self, held: Held, step: int) -> None:
+        """Save the newest state and give the job back. Raises Released.
+
+        Without a saved state a job does not make room: what it has would be lost. Going down it has no choice.
+        """
+        await held.report(step=step)
+        saved = await self._save(held, step, await self._compute.first("state"))
+        if saved or not held.makes_room:
+            raise Released
+        held.makes_room = False
+
+    async def _show(self, held: Held, step: int, picture: bytes) -> None:
         """Store and announce a picture of where the steps are leading; it takes nothing from them."""
         job = held.job.id
         try:
-            picture = await self._compute.first("picture")
-            await self._thread.run(self._storage.write_bytes, results.preview_file(job, step), picture)
-        except (StorageError, torch.OutOfMemoryError) as error:
+            await asyncio.to_thread(self._storage.write_bytes, results.preview_file(job, step), picture)
+        except StorageError as error:
             _logger.warning("job=%s there is no preview after step %d: %s", job, step, error)
             return
-        url = f"/v1/videos/{job}/previews/{step}"
-        await held.jobs.call("note", held.lease, name="preview", step=step, url=url)
+        await held.jobs.call("note", held.lease, name="preview", step=step, url=f"/v1/videos/{job}/previews/{step}")
 
-    async def _report(self, held: Held, progress: Progress, *, step_seconds: float) -> bool:
-        """Tell the store that a step is finished, save the state when it is time; whether to go on."""
-        step, finished = progress
-        orders = await held.report(step=step, step_seconds=step_seconds)
-        if orders.cancel:
-            return False
-        release = orders.release and not finished
-        saved = True
-        if release or (step % self._every == 0 and not finished):
-            saved = await self._save(held, step)
-        # Without a saved state a job does not make room: what it has would be lost. Going down it has no choice.
-        if release and (saved or not held.makes_room):
-            raise Released
-        held.makes_room = False
-        return True
-
-    async def _save(self, held: Held, step: int) -> bool:
+    async def _save(self, held: Held, step: int, state: bytes) -> bool:
         """Store the state; it counts once the job store knows of it, and then the one before it can go.
 
         Whether that worked.
         """
         name = results.state_file(held.lease, step=step)
-        state = await self._compute.first("state")
         try:
-            await self._thread.run(self._storage.write_bytes, name, state)
+            await asyncio.to_thread(self._storage.write_bytes, name, state)
         except StorageError as error:
             # A full disk costs the safety of the job, not the job.
             _logger.warning("job=%s state after step %d is not saved: %s", held.job.id, step, error)
             return False
         await held.report(checkpoint=name)
         if held.checkpoint is not None:
-            await self._thread.run(self._storage.delete, held.checkpoint)
+            await asyncio.to_thread(self._storage.delete, held.checkpoint)
         held.checkpoint = name
         return True
 
@@ -151,6 +181,11 @@ class Denoising:
         data, sha256 = results.pack_latent(latent, fingerprint=mark)
         self._storage.write_bytes(results.latent_file(job.id), data)
         return sha256
+
+
+async def _nothing() -> Orders:
+    """Of the start there is nothing to tell."""
+    return Orders()
 
 
 class Trial(FrozenModel):
