@@ -38,7 +38,7 @@ $(TESTING): $(RUNTIME)
 	@echo "Installing what the tests need"
 	@$(PIP) --editable '.[test,text]'
 	@$(PIP) --no-deps rapidocr-onnxruntime
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $(VENV)/openai-2 'openai==2.54.0'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $(VENV)/openai-2 openai==2.54.0 distro==1.9.0 jiter sniffio
 	@touch $@
 
 demo: $(RUNTIME) ## real footage → dataset → trained model → a video over HTTP (OUT=, PRESET=toy|smoke, VIDEOS=folder, PROMPT=)
