@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import queue
 import socket
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import httpx
 
@@ -18,8 +21,9 @@ from groundwork.telemetry import Progress, get_logger
 from serving.config import ServingConfig
 from serving.graph import Places, ServiceArguments, absolute, build_app, offered_card
 
+T = TypeVar("T")
 APPLICATION = "cogvideox"
-_START_SECONDS = 300.0
+_START_SECONDS, _STOP_SECONDS = 300.0, 120.0
 _QUIET = {"log_level": "WARNING", "enable_access_log": False}
 _logger = get_logger("serving")
 
@@ -127,7 +131,7 @@ def _reasons(application: Any) -> str:
 def _drain(jobs: Any, *, seconds: float) -> None:
     """Have every worker finish its step, save its state and give its lease back."""
     try:
-        drained = jobs.drain.remote(timeout_seconds=seconds).result(timeout_s=seconds + 5)
+        drained = _within(seconds + 10, partial(_drained, jobs, seconds=seconds))
     except Exception as error:  # whatever is broken, Serve must go down
         _logger.warning("the workers could not be told to stop: %s", error)
         return
@@ -135,8 +139,39 @@ def _drain(jobs: Any, *, seconds: float) -> None:
         _logger.warning("a worker did not stop in time; its job will go on from its last saved state")
 
 
+def _drained(jobs: Any, *, seconds: float) -> bool:
+    return bool(jobs.drain.remote(timeout_seconds=seconds).result(timeout_s=seconds + 5))
+
+
+def _within(seconds: float, call: Callable[[], T]) -> T:
+    """What `call` returns. Raises TimeoutError: a call into a Ray that is dead may never come back."""
+    answers: queue.SimpleQueue[T | Exception] = queue.SimpleQueue()
+
+    def run() -> None:
+        try:
+            answers.put(call())
+        except Exception as error:
+            answers.put(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    try:
+        answer = answers.get(timeout=seconds)
+    except queue.Empty:
+        raise TimeoutError(f"no answer in {seconds:.0f} s") from None
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
+
+
 def _stop() -> None:
     """Take the application away, and Serve with it unless it carries others."""
+    try:
+        _within(_STOP_SECONDS, _shut_down)
+    except TimeoutError as error:
+        _logger.warning("Serve could not be shut down: %s", error)
+
+
+def _shut_down() -> None:
     from ray import serve
 
     if set(serve.status().applications) - {APPLICATION}:
