@@ -10,6 +10,7 @@ from ray.serve.handle import DeploymentHandle
 from torch import Tensor
 
 from groundwork.errors import InputError
+from serving.calls import retried
 from serving.model import load_text_encoder
 from serving.worker import ComputeThread
 
@@ -51,9 +52,9 @@ class TextClient:
 
     async def encode(self, prompt: str) -> Float[Tensor, "1 n d"]:
         """Raises InputError when the prompt is too long."""
-        embedding: Tensor = await self._handle.encode.remote(prompt)
+        embedding: Tensor = await retried(self._handle.encode, prompt)
         return embedding
 
     async def accept(self, prompts: list[str]) -> None:
         """Raises InputError when one of the prompts is too long."""
-        await self._handle.accept.remote(prompts)
+        await retried(self._handle.accept, prompts)

@@ -17,13 +17,13 @@ from ray.serve.handle import DeploymentHandle
 
 from groundwork.storage import open_storage
 from groundwork.telemetry import configure_logging
+from serving.calls import retried
 from serving.jobs.housekeeping import Housekeeping
-from serving.jobs.job import STAGES, Event, Job, Lease, Orders, Stage, StoreDownError
+from serving.jobs.job import STAGES, Event, Job, Lease, Orders, Stage
 from serving.jobs.sql import SqlJobStore
 
 _LONGEST_WAIT_SECONDS = 5.0
 _LONGEST_STORY_SECONDS = 15.0
-_RETRY_SECONDS = 30.0
 _OTHERS_SECONDS = 1.0  # how late news of another replica may come
 _NEWS = ("create", "release", "hand_over", "complete", "fail")  # after these, someone who waits may go on
 
@@ -201,30 +201,20 @@ class JobsClient:
 
     async def call(self, method: str, *args: Any, **kwargs: Any) -> Any:
         """Any method of `JobStore`."""
-        return await self._retried(self._handle.call, method, *args, **kwargs)
+        return await retried(self._handle.call, method, *args, **kwargs)
 
     async def claim(self, stage: Stage, *, worker: str, lease_seconds: float) -> Job | None:
-        job: Job | None = await self._retried(self._handle.claim, stage, worker=worker, lease_seconds=lease_seconds)
+        job: Job | None = await retried(self._handle.claim, stage, worker=worker, lease_seconds=lease_seconds)
         return job
 
     async def renew(self, lease: Lease, *, stage: Stage, **report: Any) -> Orders:
-        orders: Orders = await self._retried(self._handle.renew, lease, stage=stage, **report)
+        orders: Orders = await retried(self._handle.renew, lease, stage=stage, **report)
         return orders
 
     async def cold(self) -> list[Stage]:
-        stages: list[Stage] = await self._retried(self._handle.cold)
+        stages: list[Stage] = await retried(self._handle.cold)
         return stages
 
     async def events(self, job_id: str, *, after: int) -> list[Event]:
-        events: list[Event] = await self._retried(self._handle.events, job_id, after=after)
+        events: list[Event] = await retried(self._handle.events, job_id, after=after)
         return events
-
-    async def _retried(self, method: Any, *args: Any, **kwargs: Any) -> Any:
-        stop = time.monotonic() + _RETRY_SECONDS
-        while True:
-            try:
-                return await method.remote(*args, **kwargs)
-            except (RayActorError, RayServeException, StoreDownError) as error:
-                if time.monotonic() > stop:
-                    raise StoreDownError(f"The job store does not answer: {error}") from error
-                await asyncio.sleep(0.5)

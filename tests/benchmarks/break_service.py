@@ -116,19 +116,21 @@ def one_round(name: str, service: Service, *, expected: dict[str, Any], chance: 
         wait_for(service.url, first, step=int(when))
     began = time.monotonic()
     DISTURBANCES[name](service)
-    service.wait_until_ready()
+    later = create(service.url, f"{key}-later", prompt=f"nobody has encoded this: {key}", num_inference_steps=2)["id"]
+    accepted = time.monotonic() - began
     video = wait_for(service.url, first)
     seconds = time.monotonic() - began
-    ended = [wait_for(service.url, other)["status"] for other in others]
+    ended = [wait_for(service.url, other)["status"] for other in (*others, later)]
     told = list(events(service.url, first))
     return {
         "disturbance": name,
         "at": when,
+        "seconds_to_the_next_acceptance": round(accepted, 1),
         "seconds_to_the_end": round(seconds, 1),
         "attempts": video["x"]["attempt"],
         "resumed_from": video["x"]["resumed_from_step"],
         "steps_repeated": repeated(told),
-        "ended_once": video["status"] == "completed" and ended == ["completed"] * 2 and ends(told) == 1,
+        "ended_once": video["status"] == "completed" and ended == ["completed"] * 3 and ends(told) == 1,
         "same_latent": video["x"]["latent_sha256"] == expected["latent_sha256"],
         "same_film": video["x"]["video_sha256"] == expected["video_sha256"],
         "reader_saw_each_event_once": reader.saw_all_once(told),
@@ -167,20 +169,22 @@ def full_disk(weights: Path, base: Path, *, expected: dict[str, Any]) -> dict[st
     with small_disk(base / "results") as disk:
         service = Service(weights, base / "state", results=str(disk), checkpoint_every_steps=str(EVERY))
         service.start()
-        video_id = create(service.url, "full", seed=21, num_inference_steps=STEPS)["id"]
-        wait_for(service.url, video_id, step=EVERY + 1)
-        ballast = disk / "ballast"
-        with ballast.open("wb", buffering=0) as file:
-            try:
-                while True:
-                    file.write(b"0" * 4096)
-            except OSError:
-                pass
-        wait_for(service.url, video_id, step=STEPS // 2)
-        ballast.unlink()
-        video = wait_for(service.url, video_id)
-        told = list(events(service.url, video_id))
-        service.stop()
+        try:
+            video_id = create(service.url, "full", seed=21, num_inference_steps=STEPS)["id"]
+            wait_for(service.url, video_id, step=EVERY + 1)
+            ballast = disk / "ballast"
+            with ballast.open("wb", buffering=0) as file:
+                try:
+                    while True:
+                        file.write(b"0" * 4096)
+                except OSError:
+                    pass
+            wait_for(service.url, video_id, step=STEPS // 2)
+            ballast.unlink()
+            video = wait_for(service.url, video_id)
+            told = list(events(service.url, video_id))
+        finally:
+            service.kill()
     return {
         "disturbance": "disk full during half of the steps",
         "status": video["status"],
